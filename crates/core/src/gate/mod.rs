@@ -1,0 +1,1 @@
+//! Gates: "may this start?" for what many calls share.

@@ -1,0 +1,33 @@
+//! Every decision of Seaworthy, and nothing else.
+//!
+//! This crate is `no_std`: it can ask no clock, open no socket and roll no die of its own. Time arrives as an
+//! argument ([`Instant`]), randomness as a seed ([`Seeded`]), and what was decided goes back as a value. The
+//! library, the proxy and the simulator drive the same code, which is why what the simulator shows is what the
+//! proxy does.
+//!
+//! Two shapes cover everything:
+//!
+//! * a **gate** answers *may this start?* for what many calls share: [`gate::breaker`], [`gate::limit`],
+//!   [`gate::bulkhead`];
+//! * a **call** answers *what next?* for one call through timeout, retry, hedge, fallback and deadline:
+//!   [`call::Call`].
+#![no_std]
+
+extern crate alloc;
+
+pub mod call;
+pub mod gate;
+mod outcome;
+mod rejection;
+mod rng;
+pub mod stats;
+mod time;
+mod valid;
+mod why;
+
+pub use outcome::{Failure, Outcome, Pushback};
+pub use rejection::{Policy, Reason, Rejection};
+pub use rng::{Rng, Seeded};
+pub use time::{Instant, nanos};
+pub use valid::{Fault, Mode, Rules, Valid};
+pub use why::{Note, What, Why};

@@ -1,0 +1,155 @@
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::call::{self, Action, Commons, Event, Kind, Plan, Repeat, Start, budget, hedge, retry};
+use crate::{Failure, Instant, Mode, Outcome, Pushback, Rejection, Rng, Seeded};
+
+/// A call that meets failures, hedges, refusals and impatient callers as `seed` has it.
+fn recorded_call(id: u64, seed: u64) -> String {
+    let mut rng = Seeded::new(seed);
+    let config = call::Config {
+        retry: retry::Config { attempts: 1 + rng.below(4) as u8, ..retry::Config::default() },
+        hedge: hedge::Config { mode: Mode::Enforce, ..hedge::Config::default() },
+        budget: budget::Config { burst: 1 + rng.below(3) as u32, ..budget::Config::default() },
+        fallback: rng.below(2) == 0,
+        ..call::Config::default()
+    };
+    let config = Valid::new(config).unwrap();
+    let mut shared = Commons::new(config);
+    let mut now = Instant::from_millis(rng.below(1_000_000));
+    for _ in 0..rng.below(60) {
+        call::Shared::observe(&mut shared, now, call::Sample::Took(Duration::from_millis(20)));
+    }
+    let start = Start { deadline: Some(now.plus(Duration::from_secs(2))), repeat: Repeat::Safe, seed };
+    let mut call = RecordedCall::start(Plan::new(&config), now, start, &mut shared, Some(Tape::call(id, &config)));
+    for _ in 0..200 {
+        match call.next_action(now, &mut shared) {
+            Action::Finish(_) => return call.take(),
+            Action::Wait(until) => {
+                let attempt = call.attempts();
+                match rng.below(6) {
+                    0 => call.on_event(now, Event::Head { attempt, outcome: Outcome::Success }, &mut shared),
+                    1 => call.on_event(now, event_of(&mut rng, attempt), &mut shared),
+                    _ => now = until.unwrap_or(now),
+                }
+            }
+            Action::Send { attempt, kind: Kind::Hedge, .. } => {
+                call.on_event(now, Event::Refused { attempt, rejection: refusal() }, &mut shared);
+            }
+            _ => now = now.plus(Duration::from_millis(rng.below(10))),
+        }
+    }
+    panic!("a call that does not end, seed {seed}");
+}
+
+fn event_of(rng: &mut Seeded, attempt: u8) -> Event {
+    let after = Pushback::After(Duration::from_millis(3));
+    match rng.below(6) {
+        0 => Event::CallerGone,
+        1 => Event::CannotRepeat,
+        2 => Event::Head { attempt, outcome: Outcome::Overloaded(after) },
+        3 => Event::Head { attempt, outcome: Outcome::Failure(Failure::Error, Pushback::Never) },
+        _ => Event::Ended { attempt, outcome: Outcome::failed(Failure::Broken) },
+    }
+}
+
+fn refusal() -> Rejection {
+    Rejection::new(crate::Policy::Breaker, crate::Reason::Open).after(Duration::from_secs(1))
+}
+
+fn recording(seeds: core::ops::Range<u64>) -> String {
+    let tapes: String = seeds.map(|seed| recorded_call(seed, seed)).collect();
+    format!("{HEADER}\n{tapes}")
+}
+
+#[test]
+fn what_was_recorded_replays() {
+    let replayed = replay(&recording(0..300)).unwrap();
+    assert_eq!(replayed.calls, 300);
+    assert!(replayed.decisions > 3_000, "{replayed:?}");
+}
+
+#[test]
+fn recordings_can_be_joined_and_commented() {
+    let twice = format!("{}\n# and again\n{}", recording(0..2), recording(0..2));
+    assert_eq!(replay(&twice).unwrap().calls, 4);
+}
+
+#[test]
+fn a_decision_that_was_changed_added_or_taken_out_is_detected() {
+    let whole = recording(0..20);
+    let lines: Vec<&str> = whole.lines().collect();
+    let decisions = (0..lines.len()).filter(|&n| lines[n].contains(" < "));
+    for n in decisions {
+        let changed = format!("{} <{}0", lines[n].split(" <").next().unwrap(), &lines[n].split(" <").last().unwrap());
+        for with in [vec![changed.as_str()], vec![], vec![lines[n], lines[n]]] {
+            let mut tampered = lines.clone();
+            tampered.splice(n..=n, with);
+            let error = replay(&tampered.join("\n")).unwrap_err();
+            let ReplayError::Mismatch { line, .. } = error else { panic!("{error}") };
+            assert!(line >= n, "line {line} is told of, line {} was changed", n + 1);
+        }
+    }
+}
+
+#[test]
+fn errors_name_the_line() {
+    let cases = [
+        ("", "begins with \"\""),
+        ("seaworthy-record 2\n", "begins with \"seaworthy-record 2\""),
+        ("seaworthy-record 1\n\nhello\n", "line 3 is only"),
+        ("seaworthy-record 1\nkettle 1 a=b\n", "line 2 introduces an unknown machine"),
+        ("seaworthy-record 1\n7 > next 3\n", "line 2 is of machine 7"),
+        ("seaworthy-record 1\ncall 1 deadline=soon\n", "line 2 has \"soon\" as its deadline"),
+    ];
+    for (text, begin) in cases {
+        let error = format!("{}", replay(text).unwrap_err());
+        assert!(error.contains(begin), "{text:?}: {error}");
+    }
+    let recorded = recorded_call(1, 1);
+    let zero_attempts = format!("{HEADER}\n{}", recorded.replace(" attempts=", " attempts=0"));
+    assert!(matches!(replay(&zero_attempts), Err(ReplayError::Malformed { line: 2, .. })));
+}
+
+/// `Why` keeps the moments of a call in tenths of milliseconds, and other numbers exactly.
+#[test]
+fn an_untaped_call_records_nothing() {
+    let config = Valid::new(call::Config::default()).unwrap();
+    let mut shared = Commons::new(config);
+    let mut call = RecordedCall::start(Plan::new(&config), Instant::ZERO, Start::default(), &mut shared, None);
+    assert!(matches!(call.next_action(Instant::ZERO, &mut shared), Action::Send { .. }));
+    assert!(call.take().is_empty());
+}
+
+proptest! {
+    #[test]
+    fn random_text_never_panics(text in "\\PC{0,200}") {
+        let _ = replay(&text);
+        let _ = replay(&format!("{HEADER}\n{text}"));
+    }
+
+    #[test]
+    fn a_recording_with_words_exchanged_never_panics(
+        seed in 0u64..50, cuts in proptest::collection::vec((0usize..10_000, 0usize..10_000), 1..8),
+    ) {
+        let whole = recording(seed..seed + 2);
+        let mut words: Vec<&str> = whole.split(' ').collect();
+        for (a, b) in cuts {
+            let (a, b) = (a % words.len(), b % words.len());
+            words.swap(a, b);
+        }
+        let _ = replay(&words.join(" "));
+    }
+
+    #[test]
+    fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let text = String::from_utf8_lossy(&bytes);
+        let _ = replay(&text);
+        let _ = replay(&format!("{HEADER}\ncall 1 {text}"));
+    }
+}
