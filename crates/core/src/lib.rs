@@ -18,6 +18,7 @@ extern crate alloc;
 pub mod call;
 pub mod gate;
 mod outcome;
+pub mod record;
 mod rejection;
 mod rng;
 pub mod stats;

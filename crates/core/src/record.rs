@@ -12,8 +12,8 @@
 //! and lines that begin with `#` are comments. A machine is introduced once, under a number:
 //!
 //! ```text
-//! call 1 deadline=30000000000 attempts=3 base=25000000 cap=1000000000 jitter=full most_pushback=5000000000
-//!        timeout=enforce retry=enforce hedge=off most_hedges=1 fallback=false          (in one line)
+//! call 1 deadline=30000000000 timeout=enforce retry=enforce attempts=3 base=25000000 cap=1000000000 jitter=full
+//!        most_pushback=5000000000 hedge=off most_hedges=1 fallback=false                (in one line)
 //! breaker 2 mode=enforce consecutive_failures=5 failure_rate=0.5 ... seed=7
 //! ```
 //!

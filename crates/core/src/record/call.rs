@@ -21,7 +21,13 @@ pub struct RecordedCall {
 impl RecordedCall {
     /// [`Call::start`]. The tape, if there is one, is that of the configuration that the plan was made of.
     #[must_use]
-    pub fn start(plan: Plan, now: Instant, start: Start, shared: &mut impl Shared, tape: Option<Tape>) -> Self {
+    pub fn start(
+        plan: Plan,
+        now: Instant,
+        start: Start,
+        shared: &mut impl Shared,
+        tape: Option<Tape>,
+    ) -> Self {
         let mut tape = tape.map(Box::new);
         let call = match &mut tape {
             None => Call::start(plan, now, start, shared),

@@ -33,7 +33,9 @@ pub enum ReplayError {
 impl fmt::Display for ReplayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Version { found } => write!(f, "the recording begins with {found:?}, not with {:?}", super::HEADER),
+            Self::Version { found } => {
+                write!(f, "the recording begins with {found:?}, not with {:?}", super::HEADER)
+            }
             Self::Malformed { line, problem } => write!(f, "line {line} {problem}"),
             Self::Mismatch { line, recorded, replayed } => {
                 write!(f, "line {line}: recorded was {recorded:?}, replayed is {replayed:?}")

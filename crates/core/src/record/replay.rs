@@ -32,7 +32,8 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
     let machines = sort(text)?;
     let mut replayed = Replayed::default();
     for machine in machines.values() {
-        let mut script = Script { lines: &machine.lines, at: 0, last: machine.line, decisions: 0, fault: None };
+        let mut script =
+            Script { lines: &machine.lines, at: 0, last: machine.line, decisions: 0, fault: None };
         match machine.kind {
             MachineKind::Call => {
                 replay_call(machine, &mut script)?;
@@ -85,7 +86,8 @@ fn sort(text: &str) -> Result<Machines<'_>, ReplayError> {
         let (start, body) = line.split_once(' ').ok_or_else(|| malformed(format!("is only {line:?}")))?;
         if let Some(id) = u64::read(start) {
             let machine = machines.get_mut(&(section, id));
-            let machine = machine.ok_or_else(|| malformed(format!("is of machine {id}, which was not introduced")))?;
+            let machine =
+                machine.ok_or_else(|| malformed(format!("is of machine {id}, which was not introduced")))?;
             machine.lines.push(Line { number, body });
             continue;
         }
@@ -146,12 +148,17 @@ impl<'a> Script<'a> {
 
     /// A machine asked this: the next line should say so, and what follows there is the answer. `None` once something
     /// is wrong.
-    fn asked<T>(&mut self, what: &str, read: impl FnOnce(SplitAsciiWhitespace<'a>) -> Result<T, String>) -> Option<T> {
+    fn asked<T>(
+        &mut self,
+        what: &str,
+        read: impl FnOnce(SplitAsciiWhitespace<'a>) -> Result<T, String>,
+    ) -> Option<T> {
         if self.fault.is_some() {
             return None;
         }
         let line = self.lines.get(self.at);
-        let answer = line.and_then(|line| line.body.strip_prefix("= ")?.strip_prefix(what)?.strip_prefix(' '));
+        let answer =
+            line.and_then(|line| line.body.strip_prefix("= ")?.strip_prefix(what)?.strip_prefix(' '));
         let Some(answer) = answer else {
             self.fault = Some(self.mismatch(format!("= {what}")));
             return None;
@@ -205,7 +212,11 @@ fn read_start(words: &mut SplitAsciiWhitespace<'_>) -> Result<(Instant, Start), 
     Ok((now, start))
 }
 
-fn feed(call: &mut Call, words: &mut SplitAsciiWhitespace<'_>, script: &mut Script<'_>) -> Result<(), String> {
+fn feed(
+    call: &mut Call,
+    words: &mut SplitAsciiWhitespace<'_>,
+    script: &mut Script<'_>,
+) -> Result<(), String> {
     match words.next().unwrap_or_default() {
         "next" => {
             let now = word(words, "time")?;
@@ -265,8 +276,10 @@ impl Shared for Script<'_> {
 
     fn withdraw(&mut self, _: Instant, extra: Extra) -> bool {
         let what = format!("withdraw {}", As(extra).name());
-        self.asked(&what, |mut words| word(&mut words, "answer").and_then(|yes| end(&mut words).map(|()| yes)))
-            .unwrap_or_default()
+        self.asked(&what, |mut words| {
+            word(&mut words, "answer").and_then(|yes| end(&mut words).map(|()| yes))
+        })
+        .unwrap_or_default()
     }
 
     fn refund(&mut self, _: Instant, extra: Extra) {

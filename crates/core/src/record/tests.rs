@@ -26,7 +26,8 @@ fn recorded_call(id: u64, seed: u64) -> String {
         call::Shared::observe(&mut shared, now, call::Sample::Took(Duration::from_millis(20)));
     }
     let start = Start { deadline: Some(now.plus(Duration::from_secs(2))), repeat: Repeat::Safe, seed };
-    let mut call = RecordedCall::start(Plan::new(&config), now, start, &mut shared, Some(Tape::call(id, &config)));
+    let mut call =
+        RecordedCall::start(Plan::new(&config), now, start, &mut shared, Some(Tape::call(id, &config)));
     for _ in 0..200 {
         match call.next_action(now, &mut shared) {
             Action::Finish(_) => return call.take(),
@@ -86,7 +87,8 @@ fn a_decision_that_was_changed_added_or_taken_out_is_detected() {
     let lines: Vec<&str> = whole.lines().collect();
     let decisions = (0..lines.len()).filter(|&n| lines[n].contains(" < "));
     for n in decisions {
-        let changed = format!("{} <{}0", lines[n].split(" <").next().unwrap(), &lines[n].split(" <").last().unwrap());
+        let changed =
+            format!("{} <{}0", lines[n].split(" <").next().unwrap(), &lines[n].split(" <").last().unwrap());
         for with in [vec![changed.as_str()], vec![], vec![lines[n], lines[n]]] {
             let mut tampered = lines.clone();
             tampered.splice(n..=n, with);
@@ -111,17 +113,19 @@ fn errors_name_the_line() {
         let error = format!("{}", replay(text).unwrap_err());
         assert!(error.contains(begin), "{text:?}: {error}");
     }
-    let recorded = recorded_call(1, 1);
-    let zero_attempts = format!("{HEADER}\n{}", recorded.replace(" attempts=", " attempts=0"));
-    assert!(matches!(replay(&zero_attempts), Err(ReplayError::Malformed { line: 2, .. })));
+    let config = Valid::new(call::Config::default()).unwrap();
+    let impossible =
+        format!("{HEADER}\n{}", Tape::call(1, &config).take().replace("attempts=3", "attempts=0"));
+    let error = format!("{}", replay(&impossible).unwrap_err());
+    assert!(error.starts_with("line 2 has a configuration that can't be: attempts is 0"), "{error}");
 }
 
-/// `Why` keeps the moments of a call in tenths of milliseconds, and other numbers exactly.
 #[test]
 fn an_untaped_call_records_nothing() {
     let config = Valid::new(call::Config::default()).unwrap();
     let mut shared = Commons::new(config);
-    let mut call = RecordedCall::start(Plan::new(&config), Instant::ZERO, Start::default(), &mut shared, None);
+    let mut call =
+        RecordedCall::start(Plan::new(&config), Instant::ZERO, Start::default(), &mut shared, None);
     assert!(matches!(call.next_action(Instant::ZERO, &mut shared), Action::Send { .. }));
     assert!(call.take().is_empty());
 }

@@ -6,8 +6,9 @@ use core::fmt::{self, Display, Formatter};
 use core::str::FromStr;
 use core::time::Duration;
 
-use crate::call::retry::Jitter;
+use crate::call::retry::{self, Jitter};
 use crate::call::{Action, CancelWhy, Config, Event, Extra, Finish, Kind, Learned, Repeat, Sample, Start};
+use crate::call::{hedge, timeout};
 use crate::{Failure, Instant, Mode, Outcome, Policy, Pushback, Reason, Rejection, Valid};
 
 /// How the format writes a value.
@@ -20,20 +21,20 @@ pub(super) trait Word: Sized {
 }
 
 pub(super) fn call_header(id: u64, config: &Valid<Config>) -> String {
-    let retry = config.retry;
+    let (retry, hedge) = (config.retry, config.hedge);
     format!(
-        "call {id} deadline={} attempts={} base={} cap={} jitter={} most_pushback={} timeout={} retry={} hedge={} \
+        "call {id} deadline={} timeout={} retry={} attempts={} base={} cap={} jitter={} most_pushback={} hedge={} \
          most_hedges={} fallback={}\n",
         As(config.deadline),
+        config.timeout.mode.name(),
+        retry.mode.name(),
         retry.attempts,
         As(retry.base),
         As(retry.cap),
         retry.jitter.name(),
         As(retry.most_pushback),
-        config.timeout.mode.name(),
-        retry.mode.name(),
-        config.hedge.mode.name(),
-        config.hedge.most,
+        hedge.mode.name(),
+        hedge.most,
         config.fallback,
     )
 }
@@ -41,19 +42,25 @@ pub(super) fn call_header(id: u64, config: &Valid<Config>) -> String {
 /// Reads what [`call_header`] wrote after the number. Only what the machine of a call reads of its configuration is
 /// recorded; the rest stays at its defaults.
 pub(super) fn read_call_config<'a>(words: &mut impl Iterator<Item = &'a str>) -> Result<Config, String> {
-    let mut config = Config::default();
-    config.deadline = field(words, "deadline")?;
-    config.retry.attempts = field(words, "attempts")?;
-    config.retry.base = field(words, "base")?;
-    config.retry.cap = field(words, "cap")?;
-    config.retry.jitter = field(words, "jitter")?;
-    config.retry.most_pushback = field(words, "most_pushback")?;
-    config.timeout.mode = field(words, "timeout")?;
-    config.retry.mode = field(words, "retry")?;
-    config.hedge.mode = field(words, "hedge")?;
-    config.hedge.most = field(words, "most_hedges")?;
-    config.fallback = field(words, "fallback")?;
-    Ok(config)
+    Ok(Config {
+        deadline: field(words, "deadline")?,
+        timeout: timeout::Config { mode: field(words, "timeout")?, ..timeout::Config::default() },
+        retry: retry::Config {
+            mode: field(words, "retry")?,
+            attempts: field(words, "attempts")?,
+            base: field(words, "base")?,
+            cap: field(words, "cap")?,
+            jitter: field(words, "jitter")?,
+            most_pushback: field(words, "most_pushback")?,
+        },
+        hedge: hedge::Config {
+            mode: field(words, "hedge")?,
+            most: field(words, "most_hedges")?,
+            ..hedge::Config::default()
+        },
+        fallback: field(words, "fallback")?,
+        ..Config::default()
+    })
 }
 
 /// The value of the next word, which must be `name=value`.
@@ -157,8 +164,24 @@ named!(Jitter, |j| j.name(), None, Full, Equal, Decorrelated);
 named!(Failure, |f| f.name(), Connect, Unprocessed, Timeout, Broken, Error);
 named!(Policy, |p| p.name(), Breaker, Limit, Bulkhead, Timeout, Retry, Hedge, Fallback, Deadline, Balancer);
 named!(
-    Reason, |r| r.name(), Open, Probing, Ramping, Forced, Full, QueueFull, WaitedTooLong, DeadlinePassed,
-    DeadlineTooShort, BudgetSpent, AttemptsSpent, NotRepeatable, BodyTooLarge, ToldNotTo, NotRetryable, NoEndpoint
+    Reason,
+    |r| r.name(),
+    Open,
+    Probing,
+    Ramping,
+    Forced,
+    Full,
+    QueueFull,
+    WaitedTooLong,
+    DeadlinePassed,
+    DeadlineTooShort,
+    BudgetSpent,
+    AttemptsSpent,
+    NotRepeatable,
+    BodyTooLarge,
+    ToldNotTo,
+    NotRetryable,
+    NoEndpoint
 );
 named!(Repeat, |r| As(*r).name(), Safe, Keyed, Never);
 
@@ -286,7 +309,9 @@ pub(super) fn read_event<'a>(words: &mut impl Iterator<Item = &'a str>) -> Resul
     Ok(match kind {
         "cannot_repeat" => Event::CannotRepeat,
         "caller_gone" => Event::CallerGone,
-        "refused" => Event::Refused { attempt: word(words, "attempt")?, rejection: word(words, "rejection")? },
+        "refused" => {
+            Event::Refused { attempt: word(words, "attempt")?, rejection: word(words, "rejection")? }
+        }
         "head" => Event::Head { attempt: word(words, "attempt")?, outcome: word(words, "outcome")? },
         "ended" => Event::Ended { attempt: word(words, "attempt")?, outcome: word(words, "outcome")? },
         _ => return Err(format!("has the unknown event {kind:?}")),
