@@ -1,0 +1,331 @@
+//! The driver: it performs what the core decides, in virtual time, and tells it what happens.
+
+use seaworthy_core::call::{Action, CancelWhy, Commons, Event, Finish, Kind, Plan, Start};
+use seaworthy_core::record::{HEADER, RecordedCall, Tape};
+use seaworthy_core::{Failure, Instant, Outcome, Pushback, Rng as _, Seeded};
+
+use crate::agenda::Agenda;
+use crate::report::{Report, Tally};
+use crate::scenario::{Load, Scenario};
+use crate::service::{Arrival, Work};
+use crate::spread::{exponential, seconds_of};
+
+/// Runs `scenario` to its end. The same scenario with the same seed yields the same report.
+#[must_use]
+pub fn run(scenario: &Scenario) -> Report {
+    let mut world = World::new(scenario);
+    while let Some((now, happening)) = world.agenda.next() {
+        match happening {
+            Happening::Arrive(client) => world.arrive(now, client),
+            Happening::Wake(key) => world.wake(now, key),
+            Happening::Done(job) => world.done(now, job),
+            Happening::Resume => world.begin_waiting(now),
+        }
+    }
+    world.report()
+}
+
+enum Happening {
+    /// A client makes its next call.
+    Arrive(usize),
+    /// A call may have something to do.
+    Wake(Key),
+    /// The service has finished with a request.
+    Done(Job),
+    /// The service begins to work again after a pause.
+    Resume,
+}
+
+/// A call: its place, and its number, because places are used again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    place: usize,
+    number: u64,
+}
+
+/// An attempt of a call at the service.
+#[derive(Clone, Copy)]
+struct Job {
+    call: Key,
+    attempt: u8,
+}
+
+struct Client {
+    commons: Commons,
+    chance: Seeded,
+}
+
+/// A call under way.
+struct Live {
+    number: u64,
+    client: usize,
+    call: RecordedCall,
+    began: Instant,
+    phase: usize,
+    /// The moment for which it is in the agenda.
+    wakes_at: Option<Instant>,
+    in_flight: Vec<InFlight>,
+}
+
+struct InFlight {
+    attempt: u8,
+    /// Where it is counted: the phase, and its place among the requests sent in it.
+    phase: usize,
+    place: usize,
+}
+
+struct World<'a> {
+    scenario: &'a Scenario,
+    plan: Plan,
+    agenda: Agenda<Happening>,
+    service: Work<'a, Job>,
+    clients: Vec<Client>,
+    calls: Vec<Option<Live>>,
+    free: Vec<usize>,
+    seeds: Seeded,
+    begun: u64,
+    starts: Vec<Instant>,
+    tallies: Vec<Tally>,
+    recording: Option<String>,
+}
+
+impl<'a> World<'a> {
+    fn new(scenario: &'a Scenario) -> Self {
+        let mut seeds = Seeded::new(scenario.seed);
+        let service = Work::new(&scenario.service, &mut seeds);
+        let client = |_| Client {
+            commons: Commons::new(scenario.policies.call),
+            chance: Seeded::new(seeds.next_u64()),
+        };
+        let clients: Vec<Client> = (0..scenario.clients.count).map(client).collect();
+        let phases = scenario.phases();
+        let mut world = Self {
+            scenario,
+            plan: Plan::new(&scenario.policies.call),
+            agenda: Agenda::new(),
+            service,
+            clients,
+            calls: Vec::new(),
+            free: Vec::new(),
+            seeds,
+            begun: 0,
+            tallies: tallies(scenario, &phases),
+            starts: phases.into_iter().map(|start| Instant::ZERO.plus(start)).collect(),
+            recording: scenario
+                .record
+                .then(|| format!("{HEADER}\n# {}, seed {}\n", scenario.name, scenario.seed)),
+        };
+        for client in 0..world.clients.len() {
+            world.first_call(client);
+        }
+        for end in
+            scenario.service.changes.iter().filter(|change| change.paused).filter_map(|change| change.end())
+        {
+            world.agenda.enter(Instant::ZERO.plus(end), Happening::Resume);
+        }
+        world
+    }
+
+    fn report(self) -> Report {
+        let total = Tally::total(&self.tallies);
+        Report {
+            scenario: self.scenario.name.clone(),
+            seed: self.scenario.seed,
+            phases: self.tallies.into_iter().map(Tally::into_row).collect(),
+            total,
+            recording: self.recording,
+        }
+    }
+
+    // Clients.
+
+    fn first_call(&mut self, client: usize) {
+        let chance = &mut self.clients[client].chance;
+        let seconds = match self.scenario.clients.load {
+            Load::Poisson(rate) => exponential(chance) / rate,
+            // Clients that began together would call together for ever.
+            Load::Even(rate) => chance.unit() / rate,
+            Load::Closed(think) => think.draw(chance).as_secs_f64(),
+        };
+        self.agenda.enter(Instant::ZERO.plus(seconds_of(seconds)), Happening::Arrive(client));
+    }
+
+    /// In an open loop the next call does not wait for this one.
+    fn next_call(&mut self, now: Instant, client: usize) {
+        let seconds = match self.scenario.clients.load {
+            Load::Poisson(rate) => exponential(&mut self.clients[client].chance) / rate,
+            Load::Even(rate) => 1.0 / rate,
+            Load::Closed(_) => return,
+        };
+        self.agenda.enter(now.plus(seconds_of(seconds)), Happening::Arrive(client));
+    }
+
+    fn arrive(&mut self, now: Instant, client: usize) {
+        if now >= self.scenario.end() {
+            return;
+        }
+        self.next_call(now, client);
+        self.begun += 1;
+        let start =
+            Start { deadline: None, repeat: self.scenario.clients.repeat, seed: self.seeds.next_u64() };
+        let tape = self.recording.is_some().then(|| Tape::call(self.begun, &self.scenario.policies.call));
+        let commons = &mut self.clients[client].commons;
+        let call = RecordedCall::start(self.plan, now, start, commons, tape);
+        let phase = self.phase(now);
+        self.tallies[phase].row.calls += 1;
+        let live = Live {
+            number: self.begun,
+            client,
+            call,
+            began: now,
+            phase,
+            wakes_at: None,
+            in_flight: Vec::new(),
+        };
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.calls.push(None);
+            self.calls.len() - 1
+        });
+        self.calls[place] = Some(live);
+        self.drive(now, Key { place, number: self.begun });
+    }
+
+    // Calls.
+
+    fn live(&mut self, key: Key) -> Option<&mut Live> {
+        self.calls[key.place].as_mut().filter(|live| live.number == key.number)
+    }
+
+    fn wake(&mut self, now: Instant, key: Key) {
+        let Some(live) = self.live(key) else { return };
+        if live.wakes_at.is_some_and(|at| at <= now) {
+            live.wakes_at = None;
+            self.drive(now, key);
+        }
+    }
+
+    /// Performs what the call says until it waits or is over.
+    fn drive(&mut self, now: Instant, key: Key) {
+        loop {
+            let Some(live) = self.calls[key.place].as_mut().filter(|live| live.number == key.number) else {
+                return;
+            };
+            match live.call.next_action(now, &mut self.clients[live.client].commons) {
+                Action::Send { attempt, kind, .. } => self.send(now, Job { call: key, attempt }, kind),
+                Action::Cancel { attempt, why } => self.cancel(key, attempt, why),
+                Action::Finish(finish) => return self.finish(now, key, finish),
+                Action::Wait(until) => {
+                    let sooner = until.filter(|until| live.wakes_at.is_none_or(|at| *until < at));
+                    if let Some(until) = sooner {
+                        live.wakes_at = Some(until);
+                        self.agenda.enter(until, Happening::Wake(key));
+                    }
+                    return;
+                }
+                // An action that this driver does not know can't be performed, and the call would never end.
+                action => unreachable!("{action:?} is new to the simulator"),
+            }
+        }
+    }
+
+    fn send(&mut self, now: Instant, job: Job, kind: Kind) {
+        let phase = self.phase(now);
+        let tally = &mut self.tallies[phase];
+        tally.row.attempts += 1;
+        tally.row.retries += u64::from(kind == Kind::Retry);
+        tally.row.hedges += u64::from(kind == Kind::Hedge);
+        tally.sent.push((now.as_nanos(), false));
+        let flight = InFlight { attempt: job.attempt, phase, place: tally.sent.len() - 1 };
+        if let Some(live) = self.live(job.call) {
+            live.in_flight.push(flight);
+        }
+        match self.service.arrive(now, job) {
+            Arrival::Begun(until) => self.agenda.enter(until, Happening::Done(job)),
+            Arrival::Waits => {}
+            Arrival::Refused => self.answer(now, job, Outcome::Overloaded(Pushback::Unsaid)),
+        }
+    }
+
+    fn cancel(&mut self, key: Key, attempt: u8, why: CancelWhy) {
+        let Some(flight) = self.land(key, attempt) else { return };
+        if why.outcome() == Outcome::failed(Failure::Timeout) {
+            let tally = &mut self.tallies[flight.phase];
+            tally.row.timed_out += 1;
+            tally.sent[flight.place].1 = true;
+        }
+    }
+
+    /// The attempt was answered: tells its call, and does not yet ask what follows.
+    fn answer(&mut self, now: Instant, job: Job, outcome: Outcome) {
+        if self.land(job.call, job.attempt).is_none() {
+            return; // It was cancelled; nobody listens.
+        }
+        let Some(live) = self.calls[job.call.place].as_mut() else { return };
+        let event = Event::Head { attempt: job.attempt, outcome };
+        live.call.on_event(now, event, &mut self.clients[live.client].commons);
+    }
+
+    fn land(&mut self, key: Key, attempt: u8) -> Option<InFlight> {
+        let live = self.live(key)?;
+        let place = live.in_flight.iter().position(|flight| flight.attempt == attempt)?;
+        Some(live.in_flight.swap_remove(place))
+    }
+
+    fn finish(&mut self, now: Instant, key: Key, finish: Finish) {
+        let Some(mut live) = self.calls[key.place].take() else { return };
+        self.free.push(key.place);
+        if let Some(recording) = &mut self.recording {
+            recording.push_str(&live.call.take());
+        }
+        let tally = &mut self.tallies[live.phase];
+        match finish {
+            Finish::Answer { outcome: Outcome::Success, .. } => {
+                tally.row.succeeded += 1;
+                tally.durations.push(now.nanos_since(live.began));
+            }
+            Finish::Fallback => tally.row.degraded += 1,
+            Finish::Rejected(_) => tally.row.rejected += 1,
+            _ => tally.row.failed += 1,
+        }
+        if let Load::Closed(think) = self.scenario.clients.load {
+            let pause = think.draw(&mut self.clients[live.client].chance);
+            self.agenda.enter(now.plus(pause), Happening::Arrive(live.client));
+        }
+    }
+
+    // The service.
+
+    fn done(&mut self, now: Instant, job: Job) {
+        let good = self.service.finish(now);
+        self.begin_waiting(now);
+        let outcome = if good { Outcome::Success } else { Outcome::failed(Failure::Error) };
+        self.answer(now, job, outcome);
+        self.drive(now, job.call);
+    }
+
+    fn begin_waiting(&mut self, now: Instant) {
+        loop {
+            let calls = &self.calls;
+            let next = self.service.next(now, |job| {
+                let live = calls[job.call.place].as_ref().filter(|live| live.number == job.call.number);
+                live.is_some_and(|live| live.in_flight.iter().any(|flight| flight.attempt == job.attempt))
+            });
+            let Some((job, until)) = next else { return };
+            self.agenda.enter(until, Happening::Done(job));
+        }
+    }
+
+    fn phase(&self, now: Instant) -> usize {
+        self.starts.partition_point(|start| *start <= now).saturating_sub(1)
+    }
+}
+
+fn tallies(scenario: &Scenario, starts: &[std::time::Duration]) -> Vec<Tally> {
+    let ends = starts.iter().skip(1).chain([&scenario.duration]);
+    let rows = starts.iter().zip(ends).map(|(from, to)| {
+        let mut tally = Tally::default();
+        (tally.row.from_s, tally.row.to_s) = (from.as_secs_f64(), to.as_secs_f64());
+        tally
+    });
+    rows.collect()
+}

@@ -1,0 +1,77 @@
+//! What is simulated.
+
+use std::time::Duration;
+
+use seaworthy_core::call::{self, Repeat};
+use seaworthy_core::{Instant, Valid};
+
+use crate::service::Service;
+use crate::spread::Spread;
+
+/// Clients, a service, and the policies between them.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Scenario {
+    /// What it is called, usually the file it was read from.
+    pub name: String,
+    /// Where all chance comes from: the same seed, the same run.
+    pub seed: u64,
+    /// How long calls are made. Those that are under way then are followed to their end.
+    pub duration: Duration,
+    /// Whether [`Report::recording`](crate::Report::recording) is kept.
+    pub record: bool,
+    /// Who calls.
+    pub clients: Clients,
+    /// Who is called.
+    pub service: Service,
+    /// What stands between them. Every client has its own.
+    pub policies: Policies,
+}
+
+/// The clients.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Clients {
+    /// How many there are.
+    pub count: u32,
+    /// When each of them calls.
+    pub load: Load,
+    /// Whether their requests may be repeated.
+    pub repeat: Repeat,
+}
+
+/// When a client calls.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Load {
+    /// So many times a second at random moments (a Poisson process), whatever becomes of the calls.
+    Poisson(f64),
+    /// So many times a second at even distances, from a random moment on, whatever becomes of the calls.
+    Even(f64),
+    /// This long after its last call ended.
+    Closed(Spread),
+}
+
+/// The policies of one client.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Policies {
+    /// Deadline, timeout, retries, their budget, hedges, fallback.
+    pub call: Valid<call::Config>,
+}
+
+impl Scenario {
+    /// The moments at which something changes, each once: where the [`Report`](crate::Report)'s phases begin. The first
+    /// is zero.
+    #[must_use]
+    pub fn phases(&self) -> Vec<Duration> {
+        let changes = self.service.changes.iter();
+        let ends = changes.clone().filter_map(|change| change.end());
+        let mut starts: Vec<Duration> = changes.map(|change| change.at).chain(ends).collect();
+        starts.push(Duration::ZERO);
+        starts.retain(|start| start.is_zero() || *start < self.duration);
+        starts.sort_unstable();
+        starts.dedup();
+        starts
+    }
+
+    pub(crate) fn end(&self) -> Instant {
+        Instant::ZERO.plus(self.duration)
+    }
+}
