@@ -1,0 +1,220 @@
+//! What must hold between settings, beyond what each of them says alone.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use seaworthy_core::{Fault, Mode, Rules, call};
+
+use crate::diagnostic::Severity;
+use crate::reader::{Marks, Reader};
+use crate::settings::{POLICIES, Policies};
+use crate::table::join;
+use crate::units::show_duration;
+
+/// One thing that does not fit.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Finding {
+    severity: Severity,
+    /// The setting, within what it belongs to.
+    path: String,
+    problem: String,
+    remedy: String,
+    /// Settings that may be to blame as well.
+    related: &'static [&'static str],
+}
+
+/// What the policies are of.
+pub(crate) struct Scope<'a> {
+    /// Its path, for messages.
+    pub path: &'a str,
+    /// Where its own text begins.
+    pub header: &'a Range<usize>,
+    pub policies: &'a Policies,
+    pub marks: &'a Marks,
+    /// How many endpoints there are, if that is known here.
+    pub endpoints: Option<usize>,
+}
+
+/// Everything that does not fit together in `scope`. What its parent had wrong already (`told`) is left out.
+pub(crate) fn policies(reader: &mut Reader<'_>, scope: &Scope<'_>, told: &[Finding]) -> Vec<Finding> {
+    let mut findings = core_findings(scope.policies);
+    findings.extend(questionable(scope));
+    for finding in findings.iter().filter(|finding| !told.contains(finding)) {
+        let subject = join(scope.path, &finding.path);
+        let by_default = if scope.marks.get(&finding.path).is_none() { " (the default)" } else { "" };
+        let message = format!("{subject}{by_default} {}", finding.problem);
+        reader.diagnose(finding.severity, &place(scope, finding), message, finding.remedy.clone());
+    }
+    findings
+}
+
+/// Where to point: at what was written here before what was written elsewhere, and at the setting itself before its neighbours.
+fn place(scope: &Scope<'_>, finding: &Finding) -> Range<usize> {
+    let marks = scope.marks;
+    let related = || finding.related.iter().find_map(|path| marks.own(path));
+    let neighbour = || finding.path.rsplit_once('.').and_then(|(table, _)| marks.own_in(table));
+    let own = marks.own(&finding.path).or_else(related).or_else(neighbour);
+    own.or_else(|| marks.get(&finding.path)).map_or(scope.header.clone(), |mark| mark.span.clone())
+}
+
+/// The faults that the policies' own rules find, each with its setting's path.
+fn core_findings(p: &Policies) -> Vec<Finding> {
+    let hedge = without(p.call.hedge.faults(), &p.call.hedge.budget.faults());
+    let parts: [(&str, Vec<Fault>); 5] = [
+        ("timeout", p.call.timeout.faults()),
+        ("retry", p.call.retry.faults()),
+        ("budget", p.call.budget.faults()),
+        ("hedge.budget", p.call.hedge.budget.faults()),
+        ("hedge", hedge),
+    ];
+    let told: Vec<Fault> = parts.iter().flat_map(|(_, faults)| faults.iter().cloned()).collect();
+    let between = without(p.call.faults(), &told);
+    let gates =
+        [("breaker", p.breaker.faults()), ("limit", p.limit.faults()), ("bulkhead", p.bulkhead.faults())];
+    let alone = parts.into_iter().chain(gates).flat_map(|(table, faults)| {
+        faults.into_iter().map(move |fault| error(join(table, fault.field), fault, &[]))
+    });
+    let between = between.into_iter().map(|fault| error(home(fault.field), fault, CALL));
+    alone.chain(between).collect()
+}
+
+fn error(path: String, fault: Fault, related: &'static [&'static str]) -> Finding {
+    Finding { severity: Severity::Error, path, problem: fault.problem, remedy: fault.remedy, related }
+}
+
+/// The path of a setting that the rules of a whole call name by its field alone.
+fn home(field: &str) -> String {
+    if POLICIES.keys().any(|key| key == field) {
+        return field.to_owned();
+    }
+    POLICIES.home_of(field).map_or_else(|| field.to_owned(), |table| join(&table, field))
+}
+
+/// `all` without one of each in `some`.
+fn without(mut all: Vec<Fault>, some: &[Fault]) -> Vec<Fault> {
+    for fault in some {
+        if let Some(at) = all.iter().position(|other| other == fault) {
+            all.remove(at);
+        }
+    }
+    all
+}
+
+/// What can be run and is probably not what its writer expects. Nothing is said of what nobody wrote.
+fn questionable(scope: &Scope<'_>) -> Vec<Finding> {
+    let mut found = deadline(scope);
+    found.extend(cut_off(scope));
+    found.extend(crowded(scope));
+    found.into_iter().filter(|finding| written(scope, finding)).collect()
+}
+
+fn written(scope: &Scope<'_>, finding: &Finding) -> bool {
+    scope.marks.get(&finding.path).is_some()
+        || finding.related.iter().any(|path| scope.marks.get(path).is_some())
+}
+
+/// Times that a call's deadline leaves no room for.
+fn deadline(scope: &Scope<'_>) -> Vec<Finding> {
+    let call::Config { deadline: Some(deadline), timeout, retry, .. } = &scope.policies.call else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    if timeout.mode != Mode::Off && timeout.fixed.is_none() {
+        if timeout.floor > *deadline {
+            let remedy = "no attempt can have that long; shorten the floor or lengthen the deadline";
+            found.push(longer("timeout.floor", timeout.floor, "the deadline", *deadline, remedy, CALL));
+        }
+        // The default of the ceiling is longer than many a deadline, and that is fine: the deadline cuts first.
+        if timeout.ceiling > *deadline && scope.marks.get("timeout.ceiling").is_some() {
+            let remedy = "the deadline cuts attempts off first; shorten the ceiling or lengthen the deadline";
+            found.push(longer("timeout.ceiling", timeout.ceiling, "the deadline", *deadline, remedy, CALL));
+        }
+    }
+    if retry.mode != Mode::Off && retry.attempts > 1 && retry.base > *deadline {
+        let remedy = "there may be no time left for a retry; shorten the wait or lengthen the deadline";
+        found.push(longer("retry.base", retry.base, "the deadline", *deadline, remedy, CALL));
+    }
+    let bulkhead = &scope.policies.bulkhead;
+    if bulkhead.mode != Mode::Off
+        && bulkhead.max_wait > *deadline
+        && scope.marks.get("bulkhead.max_wait").is_some()
+    {
+        let remedy = "the deadline ends the wait first; shorten the wait or lengthen the deadline";
+        found.push(longer("bulkhead.max_wait", bulkhead.max_wait, "the deadline", *deadline, remedy, CALL));
+    }
+    found
+}
+
+/// What the breaker waits for and the timeout prevents.
+fn cut_off(scope: &Scope<'_>) -> Vec<Finding> {
+    let Policies { breaker, call: call::Config { timeout, .. }, .. } = scope.policies;
+    let mut found = Vec::new();
+    if breaker.mode == Mode::Off || timeout.mode != Mode::Enforce {
+        return found;
+    }
+    let (limit, name) = match timeout.fixed {
+        Some(fixed) => (fixed, "timeout.fixed"),
+        None => (timeout.ceiling, "timeout.ceiling"),
+    };
+    for (path, after) in
+        [("breaker.hung_after", breaker.hung_after), ("breaker.slow_after", breaker.slow_after)]
+    {
+        let Some(after) = after.filter(|after| *after > limit) else { continue };
+        if scope.marks.get(path).is_some() {
+            let remedy = "an attempt is cut off before it comes to that; shorten it, or write \"off\"";
+            found.push(longer(path, after, name, limit, remedy, &[]));
+        }
+    }
+    found
+}
+
+/// Numbers of calls that can't come together.
+fn crowded(scope: &Scope<'_>) -> Vec<Finding> {
+    let Policies { limit, bulkhead, call, .. } = scope.policies;
+    let mut found = Vec::new();
+    if limit.mode == Mode::Enforce
+        && bulkhead.mode == Mode::Enforce
+        && limit.max_in_flight < bulkhead.concurrency
+    {
+        let (most, concurrency) = (limit.max_in_flight, bulkhead.concurrency);
+        found.push(Finding {
+            severity: Severity::Warning,
+            path: "limit.max_in_flight".to_owned(),
+            problem: format!("is {most}, below bulkhead.concurrency ({concurrency})"),
+            remedy: "the bulkhead can never fill; raise the limit, or set bulkhead.mode to \"off\""
+                .to_owned(),
+            related: &["bulkhead.concurrency"],
+        });
+    }
+    if call.hedge.mode != Mode::Off && scope.endpoints == Some(1) {
+        found.push(Finding {
+            severity: Severity::Warning,
+            path: "hedge.mode".to_owned(),
+            problem: format!("is {:?}, and there is only one endpoint", call.hedge.mode.name()),
+            remedy: "a hedge goes to another endpoint; add one, or leave hedging off".to_owned(),
+            related: &[],
+        });
+    }
+    found
+}
+
+fn longer(
+    path: &str,
+    this: Duration,
+    than: &str,
+    that: Duration,
+    remedy: &str,
+    related: &'static [&'static str],
+) -> Finding {
+    let problem = format!("is {:?}, longer than {than} ({:?})", show_duration(this), show_duration(that));
+    Finding {
+        severity: Severity::Warning,
+        path: path.to_owned(),
+        problem,
+        remedy: remedy.to_owned(),
+        related,
+    }
+}
+
+/// The settings that the rules of a whole call weigh against each other.
+const CALL: &[&str] = &["deadline", "retry.attempts"];

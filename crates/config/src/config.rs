@@ -1,0 +1,132 @@
+//! What a configuration means once it is read: values that can't be wrong, ready for use.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use seaworthy_core::gate::{breaker, bulkhead, limit};
+use seaworthy_core::{Valid, call};
+
+use crate::address::{Endpoint, Host, Prefix};
+use crate::diagnostic::{Diagnostic, Mistakes};
+use crate::effective::Effective;
+use crate::resolve;
+use crate::settings::{Fallback, Limits, Log, Protocol, Repeatable};
+use crate::source::Source;
+
+/// A complete, checked configuration.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where clients connect; at least one, no two the same.
+    pub listen: Vec<SocketAddr>,
+    /// Where operators connect, if anywhere. Loopback unless its writer consented to more.
+    pub admin: Option<SocketAddr>,
+    /// How long calls in flight may take to finish once the process was told to stop.
+    pub drain: Duration,
+    /// How many threads serve calls; `None` means one for each core.
+    pub workers: Option<u16>,
+    /// What is logged, and how.
+    pub log: Log,
+    /// Bounds on what clients may ask.
+    pub limits: Limits,
+    /// The upstreams in the order of the file; at least one, and each name once.
+    pub upstreams: Vec<Upstream>,
+    /// The routes, the most specific first; at least one, and each name once. See [`Config::route`].
+    pub routes: Vec<Route>,
+    /// What is questionable about it.
+    pub warnings: Vec<Diagnostic>,
+    /// Every setting, with its value and where that comes from.
+    pub effective: Effective,
+}
+
+/// A service behind the proxy.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Upstream {
+    /// Its name.
+    pub name: String,
+    /// Its addresses in the order of the file; at least one, no two the same.
+    pub endpoints: Vec<Endpoint>,
+    /// What is spoken to it.
+    pub protocol: Protocol,
+    /// The longest time to make a connection.
+    pub connect_timeout: Duration,
+    /// The most idle connections that each worker keeps to each endpoint.
+    pub idle_connections: u32,
+    /// How long a connection is kept without a call.
+    pub idle_timeout: Duration,
+    /// When one of its endpoints is left alone.
+    pub breaker: Valid<breaker::Config>,
+    /// Its calls, but for what their route changes: see [`Route::call`].
+    pub call: Valid<call::Config>,
+    /// How many calls it takes at a time.
+    pub limit: Valid<limit::Config>,
+    /// How many attempts run at a time, and how many wait.
+    pub bulkhead: Valid<bulkhead::Config>,
+}
+
+/// Which calls go where.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// The hosts that it takes.
+    pub host: Host,
+    /// The paths that it takes.
+    pub path: Prefix,
+    /// The methods that it takes, in upper case; empty for all.
+    pub methods: Vec<&'static str>,
+    /// Its upstream's place in [`Config::upstreams`].
+    pub upstream: usize,
+    /// Its calls: the upstream's numbers with this route's deadline and retries, and `fallback` set if there is one.
+    pub call: Valid<call::Config>,
+    /// Which of its requests may be sent more than once.
+    pub repeatable: Repeatable,
+    /// The answer when there is none from the upstream.
+    pub fallback: Option<Fallback>,
+}
+
+impl Config {
+    /// Reads a configuration. `file` is what the text is called in messages, usually a path; nothing is opened.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the text, at once.
+    pub fn from_toml(file: &str, text: &str) -> Result<Self, Mistakes> {
+        resolve::text(&Source::new(file, text), text)
+    }
+
+    /// The configuration of a proxy in front of one service, with every default: `to` is its URL, `listen` and `admin` the addresses
+    /// given in place of the defaults (`admin` may be `"off"`).
+    ///
+    /// # Errors
+    /// Everything that is wrong with the arguments, at once, as if they were a file called `command line`.
+    ///
+    /// ```
+    /// use seaworthy_config::Config;
+    /// let config = Config::from_command_line("http://localhost:3000", None, Some("off"))?;
+    /// assert_eq!(config.upstreams[0].endpoints[0].to_string(), "http://localhost:3000");
+    /// assert_eq!(config.routes.len(), 1);
+    /// # Ok::<(), seaworthy_config::Mistakes>(())
+    /// ```
+    pub fn from_command_line(to: &str, listen: Option<&str>, admin: Option<&str>) -> Result<Self, Mistakes> {
+        resolve::command_line(to, listen, admin)
+    }
+
+    /// The route that takes a request, and its place in [`Config::routes`]; `None` if none does. `host` is what the request asked for,
+    /// with or without a port; `path` is without the query.
+    #[must_use]
+    pub fn route(&self, host: Option<&str>, path: &str, method: &str) -> Option<(usize, &Route)> {
+        self.routes.iter().enumerate().find(|(_, route)| route.takes(host, path, method))
+    }
+}
+
+impl Route {
+    /// Whether it takes a request, if no route before it does.
+    #[must_use]
+    pub fn takes(&self, host: Option<&str>, path: &str, method: &str) -> bool {
+        (self.methods.is_empty() || self.methods.contains(&method))
+            && self.path.matches(path)
+            && self.host.matches(host)
+    }
+}
