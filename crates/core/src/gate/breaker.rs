@@ -1,0 +1,756 @@
+//! Breaker: stop asking what does not answer, and find out carefully when it does again.
+//!
+//! # What it is for
+//! An endpoint that fails costs its callers time and itself the air to recover. The breaker refuses at once while it is open,
+//! lets single probes find out, and brings the traffic back in a ramp.
+//!
+//! # When not to use it
+//! Around a whole service of many endpoints: one bad shard would cut off the good ones. Put one around each endpoint.
+//! And where every call goes to a different place, there is nothing to learn.
+//!
+//! # The states
+//! ```text
+//!              threshold reached                     wait over
+//!   CLOSED ------------------------> OPEN ------------------------> HALF-OPEN
+//!     ^  ^                            ^ ^                            |     |
+//!     |  |                            | |        a probe fails,      |     |
+//!     |  |        threshold reached   | +------- or never ends ------+     |
+//!     |  +--- ramp over --- RAMPING --+                                    |
+//!     |                        ^                                           |
+//!     |                        +------- enough probes succeed -------------+
+//!     +----------------------- the same, if there is no ramp
+//! ```
+//!
+//! It opens when any of three holds: so many failures in a row; a failure rate, or a rate of slow calls, over a window
+//! that slides, with a minimum of calls in it. The wait grows with every reopening and is jittered, so that many clients do not
+//! probe together. What ends after the state has moved on is ignored: every ticket knows the generation that let it in.
+//! A call that hangs counts as a failure when it has hung for `hung_after`, not when somebody gives it up.
+//!
+//! ```
+//! use seaworthy_core::{Failure, Instant, Outcome, Valid, gate::breaker::{Breaker, Config, State}};
+//! let mut breaker = Breaker::new(Valid::new(Config::default()).unwrap(), 42);
+//! let mut now = Instant::from_millis(1);
+//! for _ in 0..5 {
+//!     let ticket = breaker.admit(now).unwrap();
+//!     breaker.settle(now, ticket, Outcome::failed(Failure::Error));
+//! }
+//! assert_eq!(breaker.snapshot(now).state, State::Open);
+//! let rejection = breaker.admit(now).unwrap_err();
+//! now = now.plus(rejection.retry_after.unwrap());
+//! assert!(breaker.admit(now).is_ok()); // a probe
+//! ```
+
+use alloc::format;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::stats::window::{self, Sample, Totals};
+use crate::{Fault, Instant, Mode, Outcome, Policy, Reason, Rejection, Rng, Rules, Seeded, Valid};
+
+/// The numbers of a [`Breaker`].
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Config {
+    /// Whether it refuses, only tells what it would refuse, or is not there.
+    pub mode: Mode,
+    /// Open after this many failures in a row. Five, as in Envoy and Finagle: a dead endpoint is out after five requests, and
+    /// at 1% errors five in a row happen once in ten thousand million calls.
+    pub consecutive_failures: Option<u32>,
+    /// Open at this share of failures in the window. A half, as in Hystrix and resilience4j.
+    pub failure_rate: Option<f64>,
+    /// A call that takes this long counts as slow; by default none does.
+    pub slow_after: Option<Duration>,
+    /// Open at this share of slow calls in the window. All of them, as in resilience4j.
+    pub slow_rate: f64,
+    /// The window for both rates. Ten seconds, as in Hystrix.
+    pub window: Window,
+    /// No rate counts below this many calls in the window. Twenty, as in Hystrix: below it a rate is an anecdote.
+    pub minimum_calls: u32,
+    /// A call that has run this long counts as a failure although it has not ended; `None` waits for ever. Ten seconds,
+    /// longer than a caller waits.
+    pub hung_after: Option<Duration>,
+    /// The first wait. Five seconds, as in Hystrix and Polly.
+    pub open_for: Duration,
+    /// How much longer each further wait is, until it has stayed closed for as long as the last one.
+    pub open_growth: f64,
+    /// The longest wait. A minute: longer than that, a repaired endpoint would be missed.
+    pub open_at_most: Duration,
+    /// The share of the wait that is drawn by lot. Half of it spreads the probes of many clients (equal jitter, as in Finagle).
+    pub jitter: f64,
+    /// The most probes in flight at once. One: what is down needs no more to be found out.
+    pub probes: u32,
+    /// How many probes must succeed in a row. Three: one may have been luck.
+    pub successes_to_close: u32,
+    /// How long the admitted share takes from 10% to all after the probes succeeded; zero for no ramp. Ten seconds: caches
+    /// and pools that are cold again get the time to warm.
+    pub ramp: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Enforce,
+            consecutive_failures: Some(5),
+            failure_rate: Some(0.5),
+            slow_after: None,
+            slow_rate: 1.0,
+            window: Window::Time(Duration::from_secs(10)),
+            minimum_calls: 20,
+            hung_after: Some(Duration::from_secs(10)),
+            open_for: Duration::from_secs(5),
+            open_growth: 2.0,
+            open_at_most: Duration::from_secs(60),
+            jitter: 0.5,
+            probes: 1,
+            successes_to_close: 3,
+            ramp: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Rules for Config {
+    fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut fault = |wrong: bool, field, problem, remedy: &str| {
+            if wrong {
+                faults.push(Fault { field, problem, remedy: remedy.into() });
+            }
+        };
+        let is = |value: &dyn core::fmt::Debug| format!("is {value:?}");
+        let share = |rate: f64| rate > 0.0 && rate <= 1.0;
+        fault(
+            self.consecutive_failures == Some(0),
+            "consecutive_failures",
+            is(&0),
+            "write 1 or more, or \"off\" to not count them",
+        );
+        let rate = self.failure_rate.unwrap_or(1.0);
+        fault(
+            !share(rate),
+            "failure_rate",
+            is(&rate),
+            "a share of the calls lies above 0 and up to 1, such as 0.5",
+        );
+        let slow = self.slow_rate;
+        fault(
+            !share(slow),
+            "slow_rate",
+            is(&slow),
+            "a share of the calls lies above 0 and up to 1, such as 1.0",
+        );
+        let empty = matches!(self.window, Window::Count(0) | Window::Time(Duration::ZERO));
+        fault(
+            empty,
+            "window",
+            "is empty".into(),
+            "write a time such as \"10s\", or a number of calls such as 100",
+        );
+        fault(self.minimum_calls == 0, "minimum_calls", is(&0), "at least 1 call is needed for a rate");
+        if let Window::Count(n) = self.window {
+            let never = n > 0 && self.minimum_calls > n;
+            let problem = format!("is {}, more than the window of {n} calls holds", self.minimum_calls);
+            fault(
+                never,
+                "minimum_calls",
+                problem,
+                "no rate could ever count; write at most the window's length",
+            );
+        }
+        let at_once = Some(Duration::ZERO);
+        fault(
+            self.hung_after == at_once,
+            "hung_after",
+            is(&0),
+            "every call would count as hung; write \"10s\" or so",
+        );
+        fault(
+            self.slow_after == at_once,
+            "slow_after",
+            is(&0),
+            "every call would count as slow; write \"1s\" or so",
+        );
+        fault(
+            self.open_for.is_zero(),
+            "open_for",
+            is(&0),
+            "it would never be open; to switch it off, set mode to \"off\"",
+        );
+        let growth = self.open_growth;
+        fault(
+            !(1.0..=10.0).contains(&growth),
+            "open_growth",
+            is(&growth),
+            "write a factor from 1 to 10, such as 2",
+        );
+        let problem = format!("is {:?}, below open_for ({:?})", self.open_at_most, self.open_for);
+        fault(
+            self.open_at_most < self.open_for,
+            "open_at_most",
+            problem,
+            "the longest wait is at least the first",
+        );
+        let jitter = self.jitter;
+        fault(
+            !(0.0..=1.0).contains(&jitter),
+            "jitter",
+            is(&jitter),
+            "write a share of the wait from 0 to 1, such as 0.5",
+        );
+        fault(
+            self.probes == 0,
+            "probes",
+            is(&0),
+            "without a probe it would stay open for ever; write 1 or more",
+        );
+        fault(self.successes_to_close == 0, "successes_to_close", is(&0), "write 1 or more");
+        faults
+    }
+}
+
+/// The length of a breaker's window.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Window {
+    /// The calls of the last this much time.
+    Time(Duration),
+    /// The last this many calls.
+    Count(u32),
+}
+
+impl Window {
+    fn sliding(self) -> window::Window {
+        match self {
+            Self::Time(span) => window::Window::over_time(span),
+            Self::Count(calls) => window::Window::over_calls(calls),
+        }
+    }
+}
+
+/// The states of a [`Breaker`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum State {
+    /// Healthy: every call passes.
+    Closed,
+    /// Everything is refused until the wait is over.
+    Open,
+    /// Only probes pass.
+    HalfOpen,
+    /// A growing share passes.
+    Ramping,
+}
+
+impl State {
+    /// The state's name in metrics, logs and records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+            Self::Ramping => "ramping",
+        }
+    }
+}
+
+/// An operator's override.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Force {
+    /// Refuse everything.
+    Open,
+    /// Admit everything.
+    Closed,
+}
+
+/// Why a breaker changed its state.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Cause {
+    /// So many failures in a row.
+    ConsecutiveFailures,
+    /// The failure rate.
+    FailureRate,
+    /// The rate of slow calls.
+    SlowRate,
+    /// The wait is over.
+    WaitOver,
+    /// A probe failed.
+    ProbeFailed,
+    /// A probe never ended.
+    ProbeHung,
+    /// Enough probes succeeded.
+    Probed,
+    /// The ramp is over.
+    RampOver,
+    /// An operator said so.
+    Forced,
+}
+
+/// A change of state.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Change {
+    /// The state before.
+    pub from: State,
+    /// The state after.
+    pub to: State,
+    /// When.
+    pub at: Instant,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// The right to make one call. It must be settled; a call that its caller gave up settles as
+/// [`Outcome::Abandoned`].
+#[derive(PartialEq, Eq, Debug)]
+#[must_use = "a ticket that is not settled holds a probe's slot until it counts as hung"]
+pub struct Ticket {
+    generation: u64,
+    admitted: Instant,
+    /// It has been counted as hung already.
+    counted: bool,
+    shadow: Option<Rejection>,
+}
+
+impl Ticket {
+    /// The ticket for a call that passed a closed breaker of this generation without asking it: for shells that publish
+    /// [`Breaker::is_open_to_all`].
+    pub const fn passed(generation: u64, now: Instant) -> Self {
+        Self { generation, admitted: now, counted: false, shadow: None }
+    }
+
+    /// What would have been refused, in observe-only mode.
+    #[must_use]
+    pub const fn shadow(&self) -> Option<Rejection> {
+        self.shadow
+    }
+
+    /// The generation of the state that let it in.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// When it was let in.
+    #[must_use]
+    pub const fn admitted(&self) -> Instant {
+        self.admitted
+    }
+
+    /// Whether it has been counted as hung already.
+    pub(crate) const fn is_overdue(&self) -> bool {
+        self.counted
+    }
+
+    /// The ticket as [`Breaker::overdue`] leaves it, for a replay.
+    pub(crate) const fn marked_overdue(mut self) -> Self {
+        self.counted = true;
+        self
+    }
+}
+
+/// The state of a [`Breaker`] at a moment.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Snapshot {
+    /// Its state.
+    pub state: State,
+    /// Whether it refuses or only observes.
+    pub mode: Mode,
+    /// The operator's override, if there is one.
+    pub forced: Option<Force>,
+    /// Calls, failures and slow calls in the window.
+    pub totals: Totals,
+    /// Failures in a row.
+    pub consecutive: u32,
+    /// How long until it admits a probe, if it is open.
+    pub wait: Option<Duration>,
+    /// The admitted share, 0 to 1.
+    pub share: f64,
+    /// How often it has opened.
+    pub opened: u64,
+    /// How many calls it has refused.
+    pub rejected: u64,
+    /// How many calls it would have refused in observe-only mode.
+    pub would_reject: u64,
+}
+
+/// A circuit breaker. See the [module](self).
+#[derive(Clone, Debug)]
+pub struct Breaker {
+    config: Valid<Config>,
+    rng: Seeded,
+    phase: Phase,
+    /// Counts every change of state.
+    generation: u64,
+    window: window::Window,
+    consecutive: u32,
+    /// The last wait before jitter; the next one grows from it.
+    last_wait: Duration,
+    closed_at: Instant,
+    forced: Option<Force>,
+    last_change: Option<Change>,
+    opened: u64,
+    rejected: u64,
+    would_reject: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Closed,
+    Open { until: Instant },
+    HalfOpen { since: Instant, out: u32, successes: u32 },
+    Ramping { since: Instant, credit: f64 },
+}
+
+impl Phase {
+    const fn state(self) -> State {
+        match self {
+            Self::Closed => State::Closed,
+            Self::Open { .. } => State::Open,
+            Self::HalfOpen { .. } => State::HalfOpen,
+            Self::Ramping { .. } => State::Ramping,
+        }
+    }
+}
+
+impl Breaker {
+    /// A closed breaker whose jitter follows from `seed`.
+    #[must_use]
+    pub fn new(config: Valid<Config>, seed: u64) -> Self {
+        Self {
+            window: config.window.sliding(),
+            config,
+            rng: Seeded::new(seed),
+            phase: Phase::Closed,
+            generation: 0,
+            consecutive: 0,
+            last_wait: Duration::ZERO,
+            closed_at: Instant::ZERO,
+            forced: None,
+            last_change: None,
+            opened: 0,
+            rejected: 0,
+            would_reject: 0,
+        }
+    }
+
+    /// Takes new numbers; they apply to the old window unless that has another length.
+    pub fn reconfigure(&mut self, config: Valid<Config>) {
+        if config.window != self.config.window {
+            self.window = config.window.sliding();
+        }
+        self.config = config;
+    }
+
+    /// Whether every call passes without being asked about, which a shell may publish together with the
+    /// [`generation`](Self::generation).
+    #[must_use]
+    pub const fn is_open_to_all(&self) -> bool {
+        matches!((self.phase, self.forced), (Phase::Closed, None))
+    }
+
+    /// Counts every change of state; what was admitted in another generation is ignored.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The last change of state, also those that time brought and that [`admit`](Self::admit) noticed; a shell that sees
+    /// the generation move tells it.
+    #[must_use]
+    pub const fn last_change(&self) -> Option<Change> {
+        self.last_change
+    }
+
+    /// May a call start?
+    ///
+    /// # Errors
+    /// The refusal, with how long until a probe is admitted.
+    pub fn admit(&mut self, now: Instant) -> Result<Ticket, Rejection> {
+        let mut ticket = Ticket::passed(self.generation, now);
+        if self.config.mode == Mode::Off {
+            return Ok(ticket);
+        }
+        let refused = match self.forced {
+            Some(Force::Closed) => None,
+            Some(Force::Open) => Some(Rejection::new(Policy::Breaker, Reason::Forced)),
+            None => self.decide(now),
+        };
+        ticket.generation = self.generation;
+        match refused {
+            None => Ok(ticket),
+            Some(rejection) if self.config.mode == Mode::Observe => {
+                self.would_reject += 1;
+                // What was let in against the rules is no probe: it must not move the state.
+                ticket.generation = NO_GENERATION;
+                ticket.shadow = Some(rejection);
+                Ok(ticket)
+            }
+            Some(rejection) => {
+                self.rejected += 1;
+                Err(rejection)
+            }
+        }
+    }
+
+    /// A call is still running after [`Config::hung_after`]: it counts as a failure now and not again when it ends.
+    pub fn overdue(&mut self, now: Instant, ticket: &mut Ticket) -> Option<Change> {
+        if ticket.counted {
+            return None;
+        }
+        ticket.counted = true;
+        self.count(now, ticket.generation, Sample { failed: true, slow: true }, true, Cause::ProbeHung)
+    }
+
+    /// A call ended.
+    pub fn settle(&mut self, now: Instant, ticket: Ticket, outcome: Outcome) -> Option<Change> {
+        let age = now.since(ticket.admitted);
+        let hung = self.config.hung_after.is_some_and(|limit| age >= limit);
+        let slow = self.config.slow_after.is_some_and(|limit| age >= limit);
+        if ticket.counted {
+            return self.give_back(ticket.generation);
+        }
+        let generation = ticket.generation;
+        match outcome {
+            Outcome::Success => {
+                self.count(now, generation, Sample { failed: false, slow }, false, Cause::Probed)
+            }
+            // An endpoint that is busy and says so is alive: its refusals move the rate, and five in a row mean nothing.
+            Outcome::Overloaded(_) => {
+                self.count(now, generation, Sample { failed: true, slow }, false, Cause::ProbeFailed)
+            }
+            Outcome::Failure(..) => {
+                self.count(now, generation, Sample { failed: true, slow }, true, Cause::ProbeFailed)
+            }
+            Outcome::Abandoned if hung => {
+                self.count(now, generation, Sample { failed: true, slow: true }, true, Cause::ProbeHung)
+            }
+            _ => self.give_back(generation),
+        }
+    }
+
+    /// Counts `successes` good calls that a shell has kept back. They were let in by a closed breaker, so they change nothing
+    /// in another state.
+    pub fn fold(&mut self, now: Instant, successes: u32) {
+        if successes > 0 && matches!(self.phase, Phase::Closed) {
+            self.window.fold(now, successes);
+            self.consecutive = 0;
+        }
+    }
+
+    /// Overrides the state, or ends the override. A breaker that is let go starts closed and empty.
+    pub fn force(&mut self, now: Instant, force: Option<Force>) -> Option<Change> {
+        if self.forced == force {
+            return None;
+        }
+        let from = self.state(now);
+        self.forced = force;
+        self.enter(now, Phase::Closed, Cause::Forced);
+        let to = self.state(now);
+        self.last_change = Some(Change { from, to, at: now, cause: Cause::Forced });
+        self.last_change
+    }
+
+    /// The state at `now`. Reading it changes nothing.
+    #[must_use]
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        Snapshot {
+            state: self.state(now),
+            mode: self.config.mode,
+            forced: self.forced,
+            totals: self.window.totals(now),
+            consecutive: self.consecutive,
+            wait: match (self.phase, self.forced) {
+                (Phase::Open { until }, None) => Some(until.since(now)),
+                _ => None,
+            },
+            share: self.share(now),
+            opened: self.opened,
+            rejected: self.rejected,
+            would_reject: self.would_reject,
+        }
+    }
+
+    /// The numbers in force.
+    #[must_use]
+    pub const fn config(&self) -> &Valid<Config> {
+        &self.config
+    }
+
+    // Decisions.
+
+    fn decide(&mut self, now: Instant) -> Option<Rejection> {
+        self.pass_time(now);
+        let share = self.share(now);
+        match &mut self.phase {
+            Phase::Closed => None,
+            Phase::Open { until } => {
+                Some(Rejection::new(Policy::Breaker, Reason::Open).after(until.since(now)))
+            }
+            Phase::HalfOpen { since, out, .. } if *out < self.config.probes => {
+                *out += 1;
+                *since = now;
+                None
+            }
+            Phase::HalfOpen { .. } => Some(Rejection::new(Policy::Breaker, Reason::Probing).after(PROBING)),
+            Phase::Ramping { credit, .. } => {
+                // Error diffusion: exactly the share is admitted, evenly, without a die.
+                *credit += share;
+                if *credit < 1.0 {
+                    return Some(Rejection::new(Policy::Breaker, Reason::Ramping).after(PROBING));
+                }
+                *credit -= 1.0;
+                None
+            }
+        }
+    }
+
+    /// The exits that time opens.
+    fn pass_time(&mut self, now: Instant) {
+        match self.phase {
+            // A wait that is longer than any can be was set by a clock that has jumped back.
+            Phase::Open { until } if now >= until || until.since(now) > self.config.open_at_most => {
+                let probing = Phase::HalfOpen { since: now, out: 0, successes: 0 };
+                self.enter(now, probing, Cause::WaitOver);
+            }
+            Phase::HalfOpen { since, out, .. } if out >= self.config.probes => {
+                let limit = self.config.hung_after.unwrap_or(PROBE_LOST);
+                if now.since(since) >= limit {
+                    self.open(now, Cause::ProbeHung);
+                }
+            }
+            Phase::Ramping { since, .. } if now.since(since) >= self.config.ramp => {
+                self.enter(now, Phase::Closed, Cause::RampOver);
+            }
+            _ => {}
+        }
+    }
+
+    fn count(
+        &mut self,
+        now: Instant,
+        generation: u64,
+        entry: Sample,
+        in_a_row: bool,
+        probe_cause: Cause,
+    ) -> Option<Change> {
+        if generation != self.generation || self.forced.is_some() || self.config.mode == Mode::Off {
+            return None;
+        }
+        match &mut self.phase {
+            Phase::Closed | Phase::Ramping { .. } => {
+                self.window.record(now, entry);
+                if in_a_row {
+                    self.consecutive += 1;
+                } else if !entry.failed {
+                    self.consecutive = 0;
+                }
+                let cause = self.tripped(now, entry)?;
+                self.open(now, cause);
+            }
+            Phase::HalfOpen { out, successes, .. } => {
+                *out = out.saturating_sub(1);
+                if entry.failed {
+                    self.open(now, probe_cause);
+                } else {
+                    *successes += 1;
+                    if *successes < self.config.successes_to_close {
+                        return None;
+                    }
+                    let ramp = Phase::Ramping { since: now, credit: 0.0 };
+                    let next = if self.config.ramp.is_zero() { Phase::Closed } else { ramp };
+                    self.enter(now, next, Cause::Probed);
+                }
+            }
+            Phase::Open { .. } => return None,
+        }
+        self.last_change
+    }
+
+    /// Which threshold the window has reached with this entry, if any.
+    fn tripped(&self, now: Instant, entry: Sample) -> Option<Cause> {
+        if entry.failed && self.config.consecutive_failures.is_some_and(|most| self.consecutive >= most) {
+            return Some(Cause::ConsecutiveFailures);
+        }
+        if !entry.failed && !entry.slow {
+            return None;
+        }
+        let totals = self.window.totals(now);
+        if totals.calls() < u64::from(self.config.minimum_calls) {
+            return None;
+        }
+        if self.config.failure_rate.is_some_and(|rate| totals.failures > 0 && totals.failure_rate() >= rate) {
+            return Some(Cause::FailureRate);
+        }
+        let slow = self.config.slow_after.is_some() && totals.slow_rate() >= self.config.slow_rate;
+        slow.then_some(Cause::SlowRate)
+    }
+
+    /// A call ended without news: if it was a probe, its slot is free again.
+    fn give_back(&mut self, generation: u64) -> Option<Change> {
+        if let Phase::HalfOpen { out, .. } = &mut self.phase
+            && generation == self.generation
+        {
+            *out = out.saturating_sub(1);
+        }
+        None
+    }
+
+    // States.
+
+    fn open(&mut self, now: Instant, cause: Cause) {
+        let config = *self.config;
+        // It has recovered if it stayed closed for as long as it was made to wait.
+        let recovered = matches!(self.phase, Phase::Closed) && now.since(self.closed_at) >= self.last_wait;
+        let grown = self.last_wait.mul_f64(config.open_growth);
+        let wait = if recovered || self.last_wait.is_zero() { config.open_for } else { grown };
+        self.last_wait = wait.clamp(config.open_for, config.open_at_most);
+        let least = self.last_wait.mul_f64(1.0 - config.jitter);
+        let until = now.plus(self.rng.between(least, self.last_wait));
+        self.opened += 1;
+        self.enter(now, Phase::Open { until }, cause);
+    }
+
+    fn enter(&mut self, now: Instant, phase: Phase, cause: Cause) {
+        let from = self.phase.state();
+        if matches!(phase, Phase::Closed | Phase::Ramping { .. }) {
+            // Coming from the ramp, its calls still count.
+            if !matches!(self.phase, Phase::Ramping { .. }) {
+                self.window.clear();
+            }
+            self.closed_at = now;
+            self.consecutive = 0;
+        }
+        self.phase = phase;
+        self.generation += 1;
+        self.last_change = Some(Change { from, to: phase.state(), at: now, cause });
+    }
+
+    fn state(&self, now: Instant) -> State {
+        match (self.forced, self.phase) {
+            (Some(Force::Open), _) => State::Open,
+            (Some(Force::Closed), _) => State::Closed,
+            (None, Phase::Ramping { since, .. }) if now.since(since) >= self.config.ramp => State::Closed,
+            (None, phase) => phase.state(),
+        }
+    }
+
+    fn share(&self, now: Instant) -> f64 {
+        match (self.forced, self.phase) {
+            (Some(Force::Open), _) | (None, Phase::Open { .. } | Phase::HalfOpen { .. }) => 0.0,
+            (Some(Force::Closed), _) | (None, Phase::Closed) => 1.0,
+            (None, Phase::Ramping { since, .. }) => {
+                let gone = now.since(since).as_secs_f64() / self.config.ramp.as_secs_f64();
+                (RAMP_FROM + (1.0 - RAMP_FROM) * gone).min(1.0)
+            }
+        }
+    }
+}
+
+/// The share that a ramp begins with: a tenth, as in Envoy's slow start.
+const RAMP_FROM: f64 = 0.1;
+/// A generation that never is.
+const NO_GENERATION: u64 = u64::MAX;
+/// When to come back while the probes are out or the ramp is on: soon, since one round trip may change it.
+const PROBING: Duration = Duration::from_millis(100);
+/// After how long a probe that never ended counts as lost, if no call ever counts as hung: the usual longest timeout.
+const PROBE_LOST: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests;
