@@ -14,11 +14,15 @@
 //! ```text
 //! call 1 deadline=30000000000 timeout=enforce retry=enforce attempts=3 base=25000000 cap=1000000000 jitter=full
 //!        most_pushback=5000000000 hedge=off most_hedges=1 fallback=false                (in one line)
-//! breaker 2 mode=enforce consecutive_failures=5 failure_rate=0.5 ... seed=7
+//! breaker 2 seed=7 mode=enforce consecutive_failures=5 failure_rate=0.5 slow_after=- slow_rate=1
+//!        window=time:10000000000 minimum_calls=20 hung_after=10000000000 open_for=5000000000 open_growth=2
+//!        open_at_most=60000000000 jitter=0.5 probes=1 successes_to_close=3 ramp=10000000000        (in one line)
 //! ```
 //!
 //! Its further lines begin with that number and a sign: `>` is an input, `=` an answer that the call got of what it
 //! shares with others, `<` a decision. Lines of different machines may mix; those of one are in order.
+//!
+//! A call:
 //!
 //! ```text
 //! > start NOW DEADLINE REPEAT SEED                   REPEAT: safe, keyed, never
@@ -41,12 +45,27 @@
 //! < why TEXT                                         after finish: the record that the caller gets
 //! ```
 //!
+//! A breaker; a ticket is written as its generation, when it was issued, and whether it counted as overdue:
+//!
+//! ```text
+//! > admit NOW
+//! > overdue NOW TICKET
+//! > settle NOW TICKET OUTCOME
+//! > fold NOW SUCCESSES
+//! > force NOW open|closed|-
+//! > reconfigure mode=enforce consecutive_failures=5 ...     all of it again, but for the seed
+//! < ticket GENERATION REJECTION                             the rejection is one that only was observed
+//! < rejected REJECTION
+//! < change FROM TO CAUSE                                    or `-` after overdue, settle and force, if there is none
+//! ```
+//!
 //! `OUTCOME` is `success`, `ignored`, `abandoned`, `overloaded:PUSHBACK` or `failure:KIND:PUSHBACK`, with `PUSHBACK` one
 //! of `unsaid`, `never`, or nanoseconds. `REJECTION` is `policy:reason:RETRY_AFTER`.
 //!
 //! What a reader of version 1 does not know is an error with the number of the line; what changes the meaning of a line
 //! gets a new version.
 
+mod breaker;
 mod call;
 mod error;
 mod replay;
@@ -55,6 +74,7 @@ mod text;
 use alloc::string::String;
 use core::fmt::{self, Write as _};
 
+pub use breaker::RecordedBreaker;
 pub use call::RecordedCall;
 pub use error::ReplayError;
 pub use replay::{Replayed, replay};

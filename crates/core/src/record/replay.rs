@@ -7,9 +7,11 @@ use alloc::vec::Vec;
 use core::fmt::Display;
 use core::str::SplitAsciiWhitespace;
 
+use super::breaker::Admitted;
 use super::text::{self, As, Word, end, word};
 use super::{HEADER, ReplayError};
 use crate::call::{Action, Call, Extra, Learned, Plan, Sample, Shared, Start};
+use crate::gate::breaker::{self, Breaker, Ticket};
 use crate::{Instant, Rules, Valid};
 
 /// What was replayed, every decision as it was recorded.
@@ -39,6 +41,10 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
                 replay_call(machine, &mut script)?;
                 replayed.calls += 1;
             }
+            MachineKind::Breaker => {
+                replay_breaker(machine, &mut script)?;
+                replayed.gates += 1;
+            }
         }
         replayed.decisions += script.decisions;
     }
@@ -59,6 +65,7 @@ struct Machine<'a> {
 #[derive(Clone, Copy)]
 enum MachineKind {
     Call,
+    Breaker,
 }
 
 #[derive(Clone, Copy)]
@@ -93,6 +100,7 @@ fn sort(text: &str) -> Result<Machines<'_>, ReplayError> {
         }
         let kind = match start {
             "call" => MachineKind::Call,
+            "breaker" => MachineKind::Breaker,
             _ => return Err(malformed(format!("introduces an unknown machine, {start:?}"))),
         };
         let (id, config) = body.split_once(' ').unwrap_or((body, ""));
@@ -242,6 +250,70 @@ fn feed(
         other => return Err(format!("has the unknown input {other:?}")),
     }
     Ok(())
+}
+
+fn replay_breaker(machine: &Machine<'_>, script: &mut Script<'_>) -> Result<(), ReplayError> {
+    let malformed = |line| move |problem| ReplayError::Malformed { line, problem };
+    let mut words = machine.config.split_ascii_whitespace();
+    let seed = text::field(&mut words, "seed").map_err(malformed(machine.line))?;
+    let config = text::read_breaker_config(&mut words).and_then(|config| end(&mut words).map(|()| config));
+    let config = valid(config.map_err(malformed(machine.line))?, machine.line)?;
+    let mut breaker = Breaker::new(config, seed);
+    while let Some((line, mut words)) = script.input()? {
+        let words = &mut words;
+        if let Some(config) = feed_breaker(&mut breaker, words, script).map_err(malformed(line))? {
+            breaker.reconfigure(valid(config, line)?);
+        }
+    }
+    Ok(())
+}
+
+/// Feeds one input; new numbers are returned, to be checked first.
+fn feed_breaker(
+    breaker: &mut Breaker,
+    words: &mut SplitAsciiWhitespace<'_>,
+    script: &mut Script<'_>,
+) -> Result<Option<breaker::Config>, String> {
+    let kind = words.next().unwrap_or_default();
+    if kind == "reconfigure" {
+        let config = text::read_breaker_config(words)?;
+        end(words)?;
+        return Ok(Some(config));
+    }
+    let now = word(words, "time")?;
+    match kind {
+        "admit" => {
+            end(words)?;
+            script.decided(Admitted(&breaker.admit(now)));
+        }
+        "overdue" => {
+            let mut ticket = read_ticket(words)?;
+            end(words)?;
+            script.decided(As(breaker.overdue(now, &mut ticket)));
+        }
+        "settle" => {
+            let (ticket, outcome) = (read_ticket(words)?, word(words, "outcome")?);
+            end(words)?;
+            script.decided(As(breaker.settle(now, ticket, outcome)));
+        }
+        "fold" => {
+            let successes = word(words, "number of successes")?;
+            end(words)?;
+            breaker.fold(now, successes);
+        }
+        "force" => {
+            let force = word(words, "override")?;
+            end(words)?;
+            script.decided(As(breaker.force(now, force)));
+        }
+        other => return Err(format!("has the unknown input {other:?}")),
+    }
+    Ok(None)
+}
+
+fn read_ticket(words: &mut SplitAsciiWhitespace<'_>) -> Result<Ticket, String> {
+    let ticket = Ticket::passed(word(words, "generation")?, word(words, "time of admission")?);
+    Ok(if word(words, "mark of the overdue")? { ticket.marked_overdue() } else { ticket })
 }
 
 fn valid<C: Rules>(config: C, line: usize) -> Result<Valid<C>, ReplayError> {

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::call::{self, Action, Commons, Event, Kind, Plan, Repeat, Start, budget, hedge, retry};
+use crate::gate::breaker;
 use crate::{Failure, Instant, Mode, Outcome, Pushback, Rejection, Rng, Seeded};
 
 /// A call that meets failures, hedges, refusals and impatient callers as `seed` has it.
@@ -141,7 +142,7 @@ proptest! {
     fn a_recording_with_words_exchanged_never_panics(
         seed in 0u64..50, cuts in proptest::collection::vec((0usize..10_000, 0usize..10_000), 1..8),
     ) {
-        let whole = recording(seed..seed + 2);
+        let whole = recording(seed..seed + 2) + &recorded_breaker(1_000, seed);
         let mut words: Vec<&str> = whole.split(' ').collect();
         for (a, b) in cuts {
             let (a, b) = (a % words.len(), b % words.len());
@@ -156,4 +157,79 @@ proptest! {
         let _ = replay(&text);
         let _ = replay(&format!("{HEADER}\ncall 1 {text}"));
     }
+}
+
+/// A breaker that sees every kind of input, as `seed` has it.
+fn recorded_breaker(id: u64, seed: u64) -> String {
+    let mut rng = Seeded::new(seed);
+    let config = breaker::Config {
+        mode: if rng.below(4) == 0 { Mode::Observe } else { Mode::Enforce },
+        window: if rng.below(2) == 0 {
+            breaker::Window::Count(30)
+        } else {
+            breaker::Config::default().window
+        },
+        open_for: Duration::from_millis(300),
+        ramp: Duration::from_millis(rng.below(2) * 500),
+        ..breaker::Config::default()
+    };
+    let mut breaker = RecordedBreaker::new(Valid::new(config).unwrap(), seed, Some(id));
+    let mut now = Instant::from_millis(1_000);
+    let mut tickets = Vec::new();
+    let mut text = String::new();
+    for step in 0..300 {
+        now = now.plus(Duration::from_millis(rng.below(40)));
+        match rng.below(12) {
+            0..=4 => tickets.extend(breaker.admit(now).ok()),
+            5 => breaker.fold(now, rng.below(4) as u32),
+            6 if !tickets.is_empty() => drop(breaker.overdue(now, &mut tickets[0])),
+            7 if step % 50 == 0 => drop(breaker.force(now, Some(breaker::Force::Open))),
+            8 => drop(breaker.force(now, None)),
+            9 if step % 20 == 0 => breaker.reconfigure(Valid::new(config).unwrap()),
+            _ if !tickets.is_empty() => {
+                let ticket = tickets.swap_remove(rng.below(tickets.len() as u64) as usize);
+                let good = now.as_nanos() % 2_000_000_000 < 1_000_000_000;
+                let outcome = if good { Outcome::Success } else { Outcome::failed(Failure::Error) };
+                let _ = breaker.settle(now, ticket, outcome);
+            }
+            _ => {}
+        }
+        text.push_str(&breaker.take());
+    }
+    text
+}
+
+#[test]
+fn what_was_recorded_of_breakers_replays() {
+    let text: String = (0..100).map(|seed| recorded_breaker(seed, seed)).collect();
+    let replayed = replay(&format!("{HEADER}\n{text}")).unwrap();
+    assert_eq!((replayed.calls, replayed.gates), (0, 100));
+    for (what, least) in
+        [("< rejected", 1_000), ("< change closed open", 100), ("< change half_open", 50), (" true ", 10)]
+    {
+        assert!(text.matches(what).count() >= least, "{what}: {}", text.matches(what).count());
+    }
+}
+
+#[test]
+fn a_decision_of_a_breaker_that_was_changed_is_detected() {
+    let text: String = (0..20).map(|seed| recorded_breaker(seed, seed)).collect();
+    for (was, is) in [("< change closed open", "< change closed half_open"), ("< rejected ", "< ticket 1 ")] {
+        let error = replay(&format!("{HEADER}\n{}", text.replacen(was, is, 1))).unwrap_err();
+        assert!(matches!(error, ReplayError::Mismatch { .. }), "{error}");
+    }
+}
+
+#[test]
+fn another_seed_is_another_breaker() {
+    let text = recorded_breaker(1, 3);
+    assert!(replay(&format!("{HEADER}\n{}", text.replace("seed=3", "seed=4"))).is_err());
+}
+
+#[test]
+fn a_window_that_no_memory_holds_is_refused() {
+    let mut breaker = RecordedBreaker::new(Valid::default(), 1, Some(1));
+    let header = breaker.take().replace("window=time:10000000000", "window=count:4000000000");
+    let error = replay(&format!("{HEADER}\n{header}")).unwrap_err();
+    assert!(matches!(error, ReplayError::Malformed { line: 2, .. }), "{error}");
 }

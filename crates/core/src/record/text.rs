@@ -9,6 +9,7 @@ use core::time::Duration;
 use crate::call::retry::{self, Jitter};
 use crate::call::{Action, CancelWhy, Config, Event, Extra, Finish, Kind, Learned, Repeat, Sample, Start};
 use crate::call::{hedge, timeout};
+use crate::gate::breaker::{self, Cause, Change, Force, Ticket, Window};
 use crate::{Failure, Instant, Mode, Outcome, Policy, Pushback, Reason, Rejection, Valid};
 
 /// How the format writes a value.
@@ -60,6 +61,46 @@ pub(super) fn read_call_config<'a>(words: &mut impl Iterator<Item = &'a str>) ->
         },
         fallback: field(words, "fallback")?,
         ..Config::default()
+    })
+}
+
+pub(super) fn breaker_header(id: u64, config: &Valid<breaker::Config>, seed: u64) -> String {
+    format!("breaker {id} seed={seed} {}\n", As(**config))
+}
+
+impl Display for As<breaker::Config> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let c = &self.0;
+        write!(f, "mode={} consecutive_failures={} ", c.mode.name(), As(c.consecutive_failures))?;
+        write!(f, "failure_rate={} slow_after={} ", As(c.failure_rate), As(c.slow_after))?;
+        write!(f, "slow_rate={} window={} minimum_calls={} ", c.slow_rate, As(c.window), c.minimum_calls)?;
+        write!(f, "hung_after={} open_for={} ", As(c.hung_after), As(c.open_for))?;
+        write!(f, "open_growth={} open_at_most={} ", c.open_growth, As(c.open_at_most))?;
+        write!(f, "jitter={} probes={} ", c.jitter, c.probes)?;
+        write!(f, "successes_to_close={} ramp={}", c.successes_to_close, As(c.ramp))
+    }
+}
+
+/// Reads what the numbers of a breaker were written as.
+pub(super) fn read_breaker_config<'a>(
+    words: &mut impl Iterator<Item = &'a str>,
+) -> Result<breaker::Config, String> {
+    Ok(breaker::Config {
+        mode: field(words, "mode")?,
+        consecutive_failures: field(words, "consecutive_failures")?,
+        failure_rate: field(words, "failure_rate")?,
+        slow_after: field(words, "slow_after")?,
+        slow_rate: field(words, "slow_rate")?,
+        window: field(words, "window")?,
+        minimum_calls: field(words, "minimum_calls")?,
+        hung_after: field(words, "hung_after")?,
+        open_for: field(words, "open_for")?,
+        open_growth: field(words, "open_growth")?,
+        open_at_most: field(words, "open_at_most")?,
+        jitter: field(words, "jitter")?,
+        probes: field(words, "probes")?,
+        successes_to_close: field(words, "successes_to_close")?,
+        ramp: field(words, "ramp")?,
     })
 }
 
@@ -201,6 +242,31 @@ impl As<Extra> {
             Extra::Retry => Kind::Retry.name(),
             Extra::Hedge => Kind::Hedge.name(),
         }
+    }
+}
+
+named!(Force, |f| As(*f).name(), Open, Closed);
+
+impl As<Force> {
+    const fn name(&self) -> &'static str {
+        match self.0 {
+            Force::Open => "open",
+            Force::Closed => "closed",
+        }
+    }
+}
+
+const fn cause_name(cause: Cause) -> &'static str {
+    match cause {
+        Cause::ConsecutiveFailures => "consecutive_failures",
+        Cause::FailureRate => "failure_rate",
+        Cause::SlowRate => "slow_rate",
+        Cause::WaitOver => "wait_over",
+        Cause::ProbeFailed => "probe_failed",
+        Cause::ProbeHung => "probe_hung",
+        Cause::Probed => "probed",
+        Cause::RampOver => "ramp_over",
+        Cause::Forced => "forced",
     }
 }
 
@@ -356,3 +422,48 @@ impl Display for As<Sample> {
         }
     }
 }
+
+// Lines of a breaker.
+
+impl Display for As<Window> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Window::Time(time) => write!(f, "time:{}", As(time)),
+            Window::Count(calls) => write!(f, "count:{calls}"),
+        }
+    }
+}
+
+impl Word for Window {
+    fn read(word: &str) -> Option<Self> {
+        match word.split_once(':')? {
+            ("time", time) => Some(Self::Time(Word::read(time)?)),
+            // A window holds two bits a call: what a recording asks for must not exhaust the memory.
+            ("count", calls) => u32::read(calls).filter(|calls| *calls <= MOST_CALLS).map(Self::Count),
+            _ => None,
+        }
+    }
+}
+
+impl Display for As<Force> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Display for As<Change> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Change { from, to, cause, .. } = self.0;
+        write!(f, "change {} {} {}", from.name(), to.name(), cause_name(cause))
+    }
+}
+
+/// A ticket is written as generation, time of admission, and whether it has been counted as hung.
+impl Display for As<&Ticket> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.0.generation(), As(self.0.admitted()), self.0.is_overdue())
+    }
+}
+
+/// The longest window of calls that is read: a million, a quarter of a megabyte.
+const MOST_CALLS: u32 = 1_000_000;
