@@ -361,6 +361,12 @@ impl Call {
         self.sent
     }
 
+    /// Whether the call ends with this attempt's answer, decided already or not yet told.
+    #[must_use]
+    pub fn is_answered_by(&self, attempt: u8) -> bool {
+        matches!(self.ending, Some(Finish::Answer { attempt: won, .. }) if won == attempt)
+    }
+
     /// Whether `Finish` was said.
     #[must_use]
     pub const fn is_finished(&self) -> bool {

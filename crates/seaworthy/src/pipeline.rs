@@ -1,0 +1,357 @@
+//! The standard pipeline: every policy of a call in its one order.
+//!
+//! ```text
+//! limit -> bulkhead -> call (deadline, retry + budget, hedge + budget) -> per attempt: breaker -> timeout -> the service
+//! ```
+//!
+//! Outermost is what refuses most cheaply. A rejection by limit or bulkhead is ours and tells nothing about the service,
+//! so it stays outside of everything that learns; the breaker stands inside the retries, where it sees every attempt.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use seaworthy_core::call::{self, Plan, Repeat};
+use seaworthy_core::gate::{breaker, bulkhead, limit};
+use seaworthy_core::{Fault, Instant, Mode, Outcome, Rejection, Rng, Seeded, Valid, Why};
+
+use crate::classify::{Classify, Plain};
+use crate::clock;
+use crate::drive::{Attempts, Drive};
+use crate::event::{Event, Events, Happening};
+use crate::shared::breaker::Ticket;
+use crate::shared::bulkhead::Acquire;
+use crate::shared::{Breaker, Bulkhead, Commons, Limit};
+
+/// All policies of the calls to one service. Cloning it is cheap and shares its state.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// use seaworthy::Pipeline;
+///
+/// let pipeline = Pipeline::new("prices");
+/// let answer = pipeline.call(|_attempt| async { Ok::<_, std::io::Error>(42) }).await;
+/// assert_eq!(answer.unwrap(), 42);
+/// # });
+/// ```
+#[derive(Clone)]
+pub struct Pipeline {
+    inner: Arc<Inner>,
+}
+
+/// The numbers of a [`Pipeline`]; the defaults suit most services.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Config {
+    /// Deadline, timeout, retry, budget and hedge.
+    pub call: call::Config,
+    /// The breaker around each attempt.
+    pub breaker: breaker::Config,
+    /// The most calls in flight.
+    pub limit: limit::Config,
+    /// Bounded waiting for a place, off by default.
+    pub bulkhead: Option<bulkhead::Config>,
+    /// Where the randomness of jitter comes from; the same seed makes the same draws.
+    pub seed: u64,
+}
+
+impl Pipeline {
+    /// A pipeline with every default policy on. `name` appears in its events and snapshots.
+    ///
+    /// # Panics
+    /// Never: the defaults satisfy their own rules, which a test confirms.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        match Self::with(name, Config { seed: arbitrary_seed(), ..Config::default() }) {
+            Ok(pipeline) => pipeline,
+            Err(faults) => unreachable!("the defaults are valid: {faults:?}"),
+        }
+    }
+
+    /// A pipeline with the numbers of `config`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with `config`, at once.
+    pub fn with(name: &str, config: Config) -> Result<Self, Vec<Fault>> {
+        let parts = Parts::new(config)?;
+        let inner = Inner {
+            name: name.into(),
+            limit: Limit::new(parts.limit),
+            bulkhead: parts.bulkhead.map(Bulkhead::new),
+            breaker: Breaker::new(parts.breaker, config.seed),
+            commons: Commons::new(parts.call),
+            plan: ArcSwap::from_pointee(Plan::new(&parts.call)),
+            seed: config.seed,
+            events: Events::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Makes a call: `attempt` is called once for each attempt, and may be called again after a failure or, if hedging is
+    /// on, while the one before is slow. So it should do something that may be done twice; if it is not, use
+    /// [`call_once`](Self::call_once).
+    ///
+    /// `Err` counts as a failure; see [`call_as`](Self::call_as) for other meanings.
+    ///
+    /// # Errors
+    /// The last attempt's error, a timeout, or our own refusal, each with its record.
+    pub fn call<A: Attempts>(&self, attempt: A) -> Drive<&Inner, A, Plain> {
+        self.call_as(Repeat::Safe, Plain, attempt)
+    }
+
+    /// Makes a call whose work must not be done twice: no retry, no hedge; every other policy holds.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn call_once<A: Attempts>(&self, attempt: A) -> Drive<&Inner, A, Plain> {
+        self.call_as(Repeat::Never, Plain, attempt)
+    }
+
+    /// Makes a call whose results mean what `classify` says and which may be repeated as `repeat` says.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn call_as<A, C>(&self, repeat: Repeat, classify: C, attempt: A) -> Drive<&Inner, A, C>
+    where
+        A: Attempts,
+        C: Classify<A::Ok, A::Err>,
+    {
+        Drive::new(&*self.inner, repeat, attempt, classify)
+    }
+
+    pub(crate) fn call_owned<A, C>(&self, repeat: Repeat, classify: C, attempt: A) -> Drive<Arc<Inner>, A, C>
+    where
+        A: Attempts,
+        C: Classify<A::Ok, A::Err>,
+    {
+        Drive::new(self.inner.clone(), repeat, attempt, classify)
+    }
+
+    /// The name it was given.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Takes new numbers and keeps what was learned: a new threshold applies to the old window. The seed and whether there
+    /// is a bulkhead stay as they were.
+    ///
+    /// # Errors
+    /// Everything that is wrong with `config`, at once; the old numbers then stay in force.
+    pub fn reconfigure(&self, config: Config) -> Result<(), Vec<Fault>> {
+        let parts = Parts::new(config)?;
+        let now = clock::now();
+        self.inner.limit.reconfigure(parts.limit);
+        self.inner.breaker.reconfigure(now, parts.breaker);
+        self.inner.commons.reconfigure(now, parts.call);
+        self.inner.plan.store(Arc::new(Plan::new(&parts.call)));
+        Ok(())
+    }
+
+    /// Forces the breaker open or closed until it is told otherwise (`None`).
+    pub fn force(&self, force: Option<breaker::Force>) {
+        let now = clock::now();
+        self.inner.changed(now, self.inner.breaker.force(now, force));
+    }
+
+    /// What happens from now on, except good news: a bounded channel, in which a slow reader misses the oldest.
+    #[must_use]
+    pub fn events(&self) -> tokio::sync::broadcast::Receiver<Event> {
+        self.inner.events.subscribe()
+    }
+
+    /// The state of every policy.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let now = clock::now();
+        Snapshot {
+            limit: self.inner.limit.snapshot(),
+            bulkhead: self.inner.bulkhead.as_ref().map(|b| b.snapshot(now)),
+            breaker: self.inner.breaker.snapshot(now),
+            call: self.inner.commons.snapshot(now),
+        }
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline").field("name", &self.inner.name).finish_non_exhaustive()
+    }
+}
+
+/// The state of a [`Pipeline`]'s policies at a moment.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The limit.
+    pub limit: limit::Snapshot,
+    /// The bulkhead, if there is one.
+    pub bulkhead: Option<bulkhead::Snapshot>,
+    /// The breaker.
+    pub breaker: breaker::Snapshot,
+    /// What was learned, and the budgets.
+    pub call: call::Snapshot,
+}
+
+/// The parts of a configuration that was checked whole.
+struct Parts {
+    call: Valid<call::Config>,
+    breaker: Valid<breaker::Config>,
+    limit: Valid<limit::Config>,
+    bulkhead: Option<Valid<bulkhead::Config>>,
+}
+
+impl Parts {
+    fn new(config: Config) -> Result<Self, Vec<Fault>> {
+        let call = Valid::new(config.call);
+        let breaker = Valid::new(config.breaker);
+        let limit = Valid::new(config.limit);
+        let bulkhead = config.bulkhead.map(Valid::new).transpose();
+        match (call, breaker, limit, bulkhead) {
+            (Ok(call), Ok(breaker), Ok(limit), Ok(bulkhead)) => Ok(Self { call, breaker, limit, bulkhead }),
+            (call, breaker, limit, bulkhead) => {
+                let faults = [call.err(), breaker.err(), limit.err(), bulkhead.err()];
+                Err(faults.into_iter().flatten().flatten().collect())
+            }
+        }
+    }
+}
+
+/// What the calls of a pipeline share.
+#[doc(hidden)]
+pub struct Inner {
+    name: Arc<str>,
+    limit: Limit,
+    bulkhead: Option<Bulkhead>,
+    pub(crate) breaker: Breaker,
+    pub(crate) commons: Commons,
+    plan: ArcSwap<Plan>,
+    seed: u64,
+    events: Events,
+}
+
+impl Inner {
+    pub(crate) fn plan(&self) -> Plan {
+        **self.plan.load()
+    }
+
+    /// A seed for a call that starts at `now`: from the pipeline's own and the moment, which no two threads have to
+    /// share.
+    pub(crate) const fn seed(&self, now: Instant) -> u64 {
+        self.seed ^ now.as_nanos()
+    }
+
+    pub(crate) fn admit(&self, now: Instant) -> Result<Ticket, Rejection> {
+        let (admitted, change) = self.breaker.admit_telling(now);
+        self.changed(now, change);
+        admitted
+    }
+
+    pub(crate) fn settle(&self, now: Instant, ticket: Ticket, outcome: Outcome) {
+        self.changed(now, self.breaker.settle(now, ticket, outcome));
+    }
+
+    pub(crate) fn changed(&self, now: Instant, change: Option<breaker::Change>) {
+        if let Some(change) = change {
+            self.events.tell(&self.name, now, || Happening::Breaker(change));
+        }
+    }
+
+    pub(crate) fn rejected(&self, now: Instant, rejection: Rejection) {
+        self.events.tell(&self.name, now, || Happening::Rejected(rejection));
+    }
+
+    pub(crate) fn told(&self, now: Instant, why: &Why) {
+        if !why.is_empty() {
+            self.events.tell(&self.name, now, || Happening::Call(why.clone()));
+        }
+    }
+
+    /// Gives back what a call held.
+    pub(crate) fn leave(&self, now: Instant, entry: Entry) {
+        if let (Some(bulkhead), Some(ticket)) = (&self.bulkhead, entry.place) {
+            bulkhead.settle(now, ticket);
+        }
+        self.limit.release(entry.permit);
+    }
+}
+
+/// What a call holds while it runs.
+pub(crate) struct Entry {
+    permit: limit::Permit,
+    place: Option<bulkhead::Ticket>,
+}
+
+/// A call on its way in.
+pub(crate) struct Entering {
+    permit: Option<limit::Permit>,
+    waiting: Option<Acquire>,
+}
+
+impl Entering {
+    pub(crate) const fn new() -> Self {
+        Self { permit: None, waiting: None }
+    }
+
+    pub(crate) fn poll(
+        &mut self,
+        inner: &Inner,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Entry, Rejection>> {
+        let permit = match self.permit.take() {
+            Some(permit) => permit,
+            None => match inner.limit.admit(now) {
+                Ok(permit) => permit,
+                Err(rejection) => {
+                    inner.rejected(now, rejection);
+                    return Poll::Ready(Err(rejection));
+                }
+            },
+        };
+        let Some(bulkhead) = &inner.bulkhead else {
+            return Poll::Ready(Ok(Entry { permit, place: None }));
+        };
+        let waiting = self.waiting.get_or_insert_with(Acquire::new);
+        match waiting.poll(bulkhead, now, cx) {
+            Poll::Pending => {
+                self.permit = Some(permit);
+                Poll::Pending
+            }
+            Poll::Ready(Ok(ticket)) => Poll::Ready(Ok(Entry { permit, place: Some(ticket) })),
+            Poll::Ready(Err(rejection)) => {
+                inner.limit.release(permit);
+                inner.rejected(now, rejection);
+                Poll::Ready(Err(rejection))
+            }
+        }
+    }
+
+    /// The caller went away on the way in.
+    pub(crate) fn leave(self, inner: &Inner, now: Instant) {
+        if let (Some(bulkhead), Some(waiting)) = (&inner.bulkhead, self.waiting) {
+            waiting.leave(bulkhead, now);
+        }
+        if let Some(permit) = self.permit {
+            inner.limit.release(permit);
+        }
+    }
+}
+
+/// A seed that differs from process to process and from pipeline to pipeline.
+fn arbitrary_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    Seeded::new(RandomState::new().hash_one(0)).next_u64()
+}
+
+/// The pipeline with one policy alone, for the layers that are a single policy.
+pub(crate) fn off() -> Config {
+    let mut config = Config::default();
+    config.call.deadline = None;
+    config.call.timeout.mode = Mode::Off;
+    config.call.retry.mode = Mode::Off;
+    config.call.hedge.mode = Mode::Off;
+    config.breaker.mode = Mode::Off;
+    config.limit.mode = Mode::Off;
+    config
+}

@@ -1,0 +1,17 @@
+//! The core's policies, shared between threads.
+//!
+//! Sharing is what costs: a line that two cores write costs more than all decisions of a call. So good news is batched and
+//! bad news is exact. A success is counted in a cell of the thread that saw it; a failure, a slow call or a tick takes the
+//! lock, folds every cell into the core's policy, lets that decide, and publishes the result as words that the good path
+//! only reads. The core never learns that it is shared.
+
+pub mod breaker;
+pub mod bulkhead;
+pub(crate) mod cells;
+pub mod commons;
+pub mod limit;
+
+pub use breaker::Breaker;
+pub use bulkhead::Bulkhead;
+pub use commons::Commons;
+pub use limit::Limit;
