@@ -2,29 +2,35 @@
 //! that nobody who only tests has to build the peers. This provides what they need and starts them.
 
 use crate::machine::{Need, provide};
-use crate::shell::{Failure, cargo, run};
+use crate::shell::{Failure, cargo, program, root, run};
 
 /// Policies beside those of other libraries: ns, instructions and allocations per call.
 pub(crate) fn policies(arguments: &[String]) -> Result<(), Failure> {
-    provide(&[Need { program: "cc", package: "gcc" }, VALGRIND], "cargo xtask bench policies")?;
-    let mut command =
-        cargo(&["run", "--release", "--locked", "--manifest-path", "bench/Cargo.toml", "--bin", "policies"]);
-    run(command.arg("--").args(arguments))
+    provide(&[COMPILER, VALGRIND], "cargo xtask bench policies")?;
+    measure("policies", arguments)
 }
 
 /// The proxy beside others: CPU per request and latency.
 pub(crate) fn proxy(arguments: &[String]) -> Result<(), Failure> {
     provide(PROXY_NEEDS, "cargo xtask bench proxy")?;
     run(&mut cargo(&["build", "--release", "--locked", "--package", "seaworthy-cli"]))?;
-    let mut command =
-        cargo(&["run", "--release", "--locked", "--manifest-path", "bench/Cargo.toml", "--bin", "proxy"]);
-    run(command.arg("--").args(arguments))
+    measure("proxy", arguments)
 }
+
+/// Builds all measuring programs, since one may start another, and runs this one.
+fn measure(name: &str, arguments: &[String]) -> Result<(), Failure> {
+    let manifest = ["build", "--release", "--locked", "--manifest-path", "bench/Cargo.toml"];
+    run(cargo(&manifest).args(["--bins", "--target-dir", "target/bench"]))?;
+    let measuring = root().join("target/bench/release").join(name);
+    run(program(&measuring.display().to_string(), &[]).args(arguments))
+}
+
+const COMPILER: Need = Need { program: "cc", package: "gcc" };
 
 const VALGRIND: Need = Need { program: "valgrind", package: "valgrind" };
 
 const PROXY_NEEDS: &[Need] = &[
-    Need { program: "cc", package: "gcc" },
+    COMPILER,
     Need { program: "nginx", package: "nginx-light" },
     Need { program: "haproxy", package: "haproxy" },
     Need { program: "wrk", package: "wrk" },
