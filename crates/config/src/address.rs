@@ -257,7 +257,7 @@ mod tests {
             "http://user@a",
         ];
         let problems: Vec<String> = urls.iter().map(|url| endpoint(url).unwrap_err()).collect();
-        insta::assert_snapshot!(problems.join("\n"), @"");
+        insta::assert_snapshot!(problems.join("\n"));
     }
 
     #[test]

@@ -206,7 +206,7 @@ fn longer(
     remedy: &str,
     related: &'static [&'static str],
 ) -> Finding {
-    let problem = format!("is {:?}, longer than {than} ({:?})", show_duration(this), show_duration(that));
+    let problem = format!("is {}, longer than {than} ({})", show_duration(this), show_duration(that));
     Finding {
         severity: Severity::Warning,
         path: path.to_owned(),

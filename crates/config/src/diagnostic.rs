@@ -1,10 +1,11 @@
 //! What is wrong with a configuration: where, what, and what to write instead.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::Serialize;
 
-use crate::source::Place;
+use crate::source::{Place, Source};
 
 /// One thing wrong, or questionable, with a configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -52,7 +53,7 @@ impl fmt::Display for Diagnostic {
         writeln!(f, "{}: {}", self.severity.name(), self.message)?;
         writeln!(f, "{gutter}--> {file}:{line}:{column}")?;
         writeln!(f, "{gutter} |")?;
-        writeln!(f, "{number} | {excerpt}")?;
+        writeln!(f, "{}", format!("{number} | {excerpt}").trim_end())?;
         writeln!(f, "{gutter} | {indent}{carets}")?;
         write!(f, "{gutter} = {}", self.remedy)
     }
@@ -66,6 +67,24 @@ pub struct Mistakes {
     pub errors: Vec<Diagnostic>,
     /// What is merely questionable.
     pub warnings: Vec<Diagnostic>,
+}
+
+impl Diagnostic {
+    /// An error in a text that contains a configuration among other things: about the bytes `span` of `text`, which is called
+    /// `file`.
+    #[must_use]
+    pub fn error(file: &str, text: &str, span: &Range<usize>, message: String, remedy: String) -> Self {
+        Self { severity: Severity::Error, message, place: Source::new(file, text).place(span), remedy }
+    }
+}
+
+impl Mistakes {
+    /// These errors, in the order of the text.
+    #[must_use]
+    pub fn of(mut errors: Vec<Diagnostic>) -> Self {
+        errors.sort_by_key(|error| (error.place.line, error.place.column));
+        Self { errors, warnings: Vec::new() }
+    }
 }
 
 /// Every diagnostic, and a last line that counts them.

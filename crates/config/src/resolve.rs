@@ -18,7 +18,7 @@ use crate::reader::{At, Level, Marks, Reader};
 use crate::settings::{
     ADDRESSES, Addresses, OVERRIDES, POLICIES, PROCESS, Policies, Process, ROUTING, Routing,
 };
-use crate::shape::described;
+use crate::shape::{described, listed};
 use crate::source::Source;
 use crate::table::join;
 use crate::value::Value;
@@ -29,7 +29,10 @@ pub(crate) fn text(source: &Source, text: &str) -> Result<Config, Mistakes> {
     let mut reader = Reader { source, found: Vec::new() };
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
-        let remedy = "this is not TOML (see https://toml.io); mend it first, then the rest is checked";
+        let remedy = match error.message() {
+            "duplicate key" => "it was set before; remove one of them, then the rest is checked",
+            _ => "this is not TOML (see https://toml.io); mend it first, then the rest is checked",
+        };
         reader.error(&span, syntax(error.message()), remedy);
     }
     if !errors.is_empty() {
@@ -153,13 +156,10 @@ fn listeners(reader: &mut Reader<'_>, process: &Process, marks: &Marks, root: &D
     }
     let Some(admin) = process.admin else { return };
     let span = marks.own("admin").map_or(listen_span, |mark| mark.span.clone());
+    let by_default = if marks.own("admin").is_none() { " (the default)" } else { "" };
     if let Some(other) = process.listen.iter().find(|other| clash(other, &admin)) {
-        let message = format!("admin is {admin}, which clashes with listen ({other})");
-        reader.error(
-            &span,
-            message,
-            "give it a port of its own, such as \"127.0.0.1:9901\", or write \"off\"",
-        );
+        let message = format!("admin{by_default} is {admin}, which clashes with listen ({other})");
+        reader.error(&span, message, "give each a port of its own, or write admin = \"off\"");
     }
     if !admin.ip().is_loopback() && !process.admin_public {
         let message = format!("admin is {admin}, which other machines can reach");
@@ -197,10 +197,13 @@ fn upstreams(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<UpstreamDraft> 
         reader.error(&(0..0), "there is no upstream".to_owned(), remedy);
         return Vec::new();
     };
-    let Some(table) = reader.table("upstream", value) else { return Vec::new() };
-    if table.is_empty() {
-        reader.error(&at.span(), "there is no upstream".to_owned(), "give it a name: [upstream.app]");
-    }
+    let table = value.get_ref().as_table();
+    let Some(table) = table.filter(|table| !table.is_empty()) else {
+        let is = if table.is_some() { "empty".to_owned() } else { described(value.get_ref()) };
+        let remedy = "write [upstream.app], or another name for it, and the settings below";
+        reader.error(&at.span(), format!("upstream is {is}, and upstreams have names"), remedy);
+        return Vec::new();
+    };
     let mut named: Vec<_> = table.iter().collect();
     named.sort_by_key(|(key, _)| key.span().start);
     let start = (&defaults, &marks.inherited(), &findings[..]);
@@ -215,7 +218,7 @@ fn upstream(
 ) -> Option<UpstreamDraft> {
     let (name, header) = (key.get_ref().as_ref(), key.span());
     let path = join("upstream", &quoted(name));
-    if quoted(name) != name {
+    if !is_plain(name) {
         let message = format!("{path} is not a name that metrics and records can use");
         reader.error(&header, message, "use letters, digits, - and _, at most 64 of them");
     }
@@ -347,8 +350,7 @@ fn choose(
     let names = || upstreams.iter().map(|upstream| upstream.name.as_str());
     let Some(mark) = marks.own("upstream") else {
         if upstreams.len() > 1 {
-            let remedy =
-                format!("write upstream = {:?}, or another of {}", upstreams[0].name, upstreams.len());
+            let remedy = format!("write upstream = {}", listed(names()));
             reader.error(header, "route names no upstream, and there are several".to_owned(), remedy);
         }
         return (upstreams.len() == 1).then_some(0);
@@ -516,9 +518,12 @@ fn valid<C: Rules>(reader: &mut Reader<'_>, header: &Range<usize>, config: C) ->
 
 /// A key as TOML takes it in a dotted path: in quotes, unless it is plain and of a length that metrics can bear.
 fn quoted(key: &str) -> String {
+    if is_plain(key) { key.to_owned() } else { format!("{key:?}") }
+}
+
+fn is_plain(key: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    let bare = (1..=64).contains(&key.len()) && key.bytes().all(plain);
-    if bare { key.to_owned() } else { format!("{key:?}") }
+    (1..=64).contains(&key.len()) && key.bytes().all(plain)
 }
 
 /// What a proxy without a file calls the service behind it.

@@ -501,3 +501,78 @@ pub(crate) static OVERRIDES: Table<Policies> = Table {
     }),
     tables: &[&RETRY],
 };
+
+#[cfg(test)]
+mod tests {
+    use seaworthy_core::call::{budget, hedge, retry, timeout};
+
+    use super::*;
+
+    /// Does not compile once the core has a field that is not listed here, and then it wants a line in a table above too.
+    #[test]
+    fn every_field_of_the_core_has_a_setting() {
+        let Policies { call, breaker, limit, bulkhead, .. } = Policies::default();
+        let call::Config { deadline: _, timeout, retry, budget, hedge, fallback: _ } = call;
+        let timeout::Config {
+            mode: _,
+            fixed: _,
+            quantile: _,
+            multiplier: _,
+            floor: _,
+            ceiling: _,
+            initial: _,
+            minimum_samples: _,
+            window: _,
+        } = timeout;
+        let retry::Config { mode: _, attempts: _, base: _, cap: _, jitter: _, most_pushback: _ } = retry;
+        let budget::Config { share: _, per_second: _, burst: _ } = budget;
+        let hedge::Config { mode: _, quantile: _, floor: _, most: _, budget: _ } = hedge;
+        let breaker::Config {
+            mode: _,
+            consecutive_failures: _,
+            failure_rate: _,
+            slow_after: _,
+            slow_rate: _,
+            window: _,
+            minimum_calls: _,
+            hung_after: _,
+            open_for: _,
+            open_growth: _,
+            open_at_most: _,
+            jitter: _,
+            probes: _,
+            successes_to_close: _,
+            ramp: _,
+        } = breaker;
+        let limit::Config { mode: _, max_in_flight: _ } = limit;
+        let bulkhead::Config { mode: _, concurrency: _, queue: _, max_wait: _ } = bulkhead;
+        let fields: Vec<usize> = POLICIES.tables.iter().map(|table| table.fields.len()).collect();
+        assert_eq!(fields, [9, 15, 6, 3, 4, 2, 4], "timeout, breaker, retry, budget, hedge, limit, bulkhead");
+    }
+
+    #[test]
+    fn every_setting_lives_in_a_place_of_its_own() {
+        let mut paths = Vec::new();
+        POLICIES.each("", &mut |path, field| paths.push((path.to_owned(), field.slot)));
+        // Reading any value but its own into one setting leaves all others as they were.
+        for (path, slot) in &paths {
+            let mut policies = Policies::default();
+            let before: Vec<_> = paths.iter().map(|(_, slot)| slot.show(&policies)).collect();
+            let written =
+                ["7", "0.77", "\"77ms\"", "\"observe\"", "\"equal\"", "\"http2\""].iter().any(|text| {
+                    let text = format!("v = {text}");
+                    let toml = toml::de::DeTable::parse(&text).unwrap();
+                    slot.read(&mut policies, &toml.get_ref()["v"], &mut Vec::new())
+                });
+            assert!(written, "{path} takes none of the values");
+            let after: Vec<_> = paths.iter().map(|(_, slot)| slot.show(&policies)).collect();
+            let changed: Vec<&str> = paths
+                .iter()
+                .zip(before.iter().zip(&after))
+                .filter(|(_, (b, a))| b != a)
+                .map(|((p, _), _)| p.as_str())
+                .collect();
+            assert_eq!(changed, [path.as_str()]);
+        }
+    }
+}

@@ -297,8 +297,12 @@ impl<S: Shape> Shape for Or<S> {
         }
         let before = problems.len();
         let read = self.1.read(value, problems);
+        let meant = value.get_ref().as_str().and_then(|text| nearest(text, [self.0]));
         for problem in &mut problems[before..] {
-            problem.remedy.push_str(&format!(", or {:?}", self.0));
+            match meant {
+                Some(word) => problem.remedy = format!("did you mean {word:?}?"),
+                None => problem.remedy.push_str(&format!(", or {:?}", self.0)),
+            }
         }
         read.map(Some)
     }
@@ -313,7 +317,7 @@ impl<S: Shape> Shape for Or<S> {
     }
 
     fn noun(&self) -> String {
-        format!("{}, or `\"{}\"`", self.1.noun(), self.0)
+        format!("{}, or {:?}", self.1.noun(), self.0)
     }
 }
 
@@ -547,7 +551,7 @@ fn with_article(noun: &str) -> String {
 }
 
 /// Words in a sentence: `"a"`, `"b"` or `"c"`.
-fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
     let quoted: Vec<String> = words.map(|word| format!("{word:?}")).collect();
     match quoted.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),

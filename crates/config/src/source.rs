@@ -39,7 +39,9 @@ impl Source {
         let start = self.lines.get(line as usize - 1).copied().unwrap_or(0);
         let rest = &self.text[start..];
         let excerpt = rest.split('\n').next().unwrap_or(rest).trim_end_matches('\r');
-        let to = self.floor_boundary(span.end).clamp(from, (start + excerpt.len()).max(from));
+        let end = start + excerpt.len();
+        let from = from.min(end);
+        let to = self.floor_boundary(span.end).clamp(from, end);
         Place {
             file: self.file(),
             line,
@@ -104,6 +106,8 @@ mod tests {
     fn a_span_outside_the_text_is_drawn_into_it() {
         let place = Source::new("f", "a\n").place(&(50..60));
         assert_eq!((place.line, place.column, place.width), (2, 1, 1));
+        let place = Source::new("f", "a\r\nb").place(&(2..3));
+        assert_eq!((place.line, place.column, place.width), (1, 2, 1));
         assert_eq!(Source::new("f", "").place(&(0..0)).line, 1);
     }
 }

@@ -167,7 +167,7 @@ mod tests {
         .iter()
         .map(|text| duration(text).unwrap_err().problem)
         .collect();
-        insta::assert_snapshot!(problems.join("\n"), @"");
+        insta::assert_snapshot!(problems.join("\n"));
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
             .iter()
             .map(|text| size(text).unwrap_err().problem)
             .collect();
-        insta::assert_snapshot!(problems.join("\n"), @"");
+        insta::assert_snapshot!(problems.join("\n"));
     }
 
     proptest! {

@@ -1,0 +1,109 @@
+//! No text makes it panic, and whatever it accepts can be used.
+
+use proptest::prelude::*;
+use seaworthy_config::Config;
+
+const SHOP: &str = include_str!("../../../examples/shop.toml");
+
+/// What must hold for any text.
+fn try_it(text: &str) {
+    match Config::from_toml("f", text) {
+        Ok(config) => {
+            assert!(!config.listen.is_empty() && !config.upstreams.is_empty() && !config.routes.is_empty());
+            assert!(config.routes.iter().all(|route| route.upstream < config.upstreams.len()));
+            assert!(!config.effective.to_string().is_empty());
+        }
+        Err(mistakes) => {
+            assert!(!mistakes.errors.is_empty());
+            let lines = text.split('\n').count() as u32;
+            for error in mistakes.errors.iter().chain(&mistakes.warnings) {
+                let place = &error.place;
+                assert!((1..=lines).contains(&place.line), "{place:?}");
+                assert!(place.column as usize <= place.excerpt.chars().count() + 1, "{place:?}");
+                assert!(!error.message.is_empty() && !error.remedy.is_empty());
+            }
+            assert!(!mistakes.to_string().is_empty());
+        }
+    }
+}
+
+/// A piece of a configuration: a line, a token or an odd character.
+fn piece() -> impl Strategy<Value = String> {
+    let lines: Vec<String> = SHOP.lines().map(|line| format!("{line}\n")).collect();
+    let odd = [
+        "[",
+        "]",
+        "[[route]]\n",
+        "=",
+        "\"",
+        "'",
+        "{",
+        "}",
+        ",",
+        ".",
+        "\n",
+        "\r\n",
+        "\t",
+        "#",
+        "é",
+        "\u{1F6A2}",
+        "\0",
+        "-1",
+        "1e999",
+        "nan",
+        "0x",
+        "[upstream.a]\n",
+        "endpoints",
+        " = \"http://a\"\n",
+        "\"\"",
+        "\u{feff}",
+        "1979-05-27",
+        "[[",
+        "route",
+    ];
+    prop_oneof![
+        3 => proptest::sample::select(lines),
+        2 => proptest::sample::select(odd.to_vec()).prop_map(str::to_owned),
+        1 => ".{0,5}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text(text in "(?s).{0,200}") {
+        try_it(&text);
+    }
+
+    #[test]
+    fn pieces_in_any_order(pieces in proptest::collection::vec(piece(), 0..30)) {
+        try_it(&pieces.concat());
+    }
+
+    #[test]
+    fn a_valid_file_with_a_piece_replaced(at in 0..SHOP.len(), cut in 0..40usize, piece in piece()) {
+        let start = (0..=at).rev().find(|i| SHOP.is_char_boundary(*i)).unwrap();
+        let end = (at + cut..=SHOP.len()).find(|i| SHOP.is_char_boundary(*i)).unwrap_or(SHOP.len());
+        try_it(&format!("{}{piece}{}", &SHOP[..start], &SHOP[end..]));
+    }
+
+    #[test]
+    fn a_valid_file_cut_short(at in 0..SHOP.len()) {
+        let end = (0..=at).rev().find(|i| SHOP.is_char_boundary(*i)).unwrap();
+        try_it(&SHOP[..end]);
+    }
+
+    #[test]
+    fn any_command_line(to in "(?s).{0,30}", listen in proptest::option::of("(?s).{0,30}"), admin in proptest::option::of("(?s).{0,30}")) {
+        if let Err(mistakes) = Config::from_command_line(&to, listen.as_deref(), admin.as_deref()) {
+            prop_assert!(!mistakes.errors.is_empty() && !mistakes.to_string().is_empty());
+        }
+    }
+}
+
+/// Nesting costs stack, so the parser bounds it.
+#[test]
+fn deep_nesting() {
+    try_it(&format!("a = {}", "[".repeat(100_000)));
+    try_it(&format!("a = {}", "{a=".repeat(100_000)));
+    try_it(&format!("[{}a]", "a.".repeat(100_000)));
+}

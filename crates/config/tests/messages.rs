@@ -1,0 +1,88 @@
+//! Every message there is, as a person reads it.
+
+use seaworthy_config::Config;
+
+/// What is said of `text`: all mistakes, or all warnings.
+fn said(text: &str) -> String {
+    match Config::from_toml("seaworthy.toml", text) {
+        Ok(config) => config.warnings.iter().map(|warning| format!("{warning}\n\n")).collect(),
+        Err(mistakes) => mistakes.to_string(),
+    }
+}
+
+/// One test a message: a file that gets it, and the snapshot of what is said.
+macro_rules! messages {
+    ($($name:ident: $text:literal;)*) => {
+        $(#[test]
+        fn $name() {
+            let said = said($text);
+            assert!(!said.is_empty(), "nothing was said");
+            insta::with_settings!({ description => $text, omit_expression => true }, {
+                insta::assert_snapshot!(stringify!($name), said);
+            });
+        })*
+    };
+}
+
+messages! {
+    not_toml: "listen = \n[log\nadmin 3\n[upstream.a]\nendpoints = \"http://a\"\nendpoints = \"http://b\"\n";
+    nothing_at_all: "";
+    no_upstream: "listen = \"127.0.0.1:80\"\n[upstream]\n";
+    unknown_key_at_the_top: "listn = \"127.0.0.1:80\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    unknown_key_far_from_any: "[upstream.a]\nendpoints = \"http://a\"\ncircuit = 3\n";
+    key_one_table_too_high: "[upstream.a]\nendpoints = \"http://a\"\nattempts = 3\n";
+    key_that_belongs_into_defaults: "deadline = \"3s\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    key_that_belongs_to_the_upstream: "[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nbreaker.mode = \"off\"\n";
+    not_a_table: "log = \"json\"\n[upstream.a]\nendpoints = \"http://a\"\nretry = 3\n";
+    upstream_is_not_a_table: "upstream = \"http://a\"\n";
+    upstream_without_a_name: "[upstream]\nendpoints = \"http://a\"\n";
+    upstream_with_an_odd_name: "[upstream.\"my shop\"]\nendpoints = \"http://a\"\n";
+    upstream_without_endpoints: "[upstream.a]\n";
+    route_in_single_brackets: "[upstream.a]\nendpoints = \"http://a\"\n[route]\npath = \"/\"\n";
+    route_is_not_a_table: "route = [1]\n[upstream.a]\nendpoints = \"http://a\"\n";
+    wrong_types: "listen = 8080\nworkers = \"4\"\nadmin_public = \"yes\"\ndrain = 1979-05-27\nlog = { level = [] }\n[upstream.a]\nendpoints = {}\nretry.attempts = true\nretry.jitter = 1.5\nbreaker.failure_rate = \"50%\"\n";
+    bad_durations: "[upstream.a]\nendpoints = \"http://a\"\ndeadline = \"30\"\nidle_timeout = \"2sec\"\nconnect_timeout = \"0s\"\nretry.base = 25\nretry.cap = \"9999999h\"\nretry.most_pushback = \"1.5s\"\n";
+    bad_sizes: "[limits]\nheader_bytes = \"1KiB\"\nbody_replay_bytes = \"64KB\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    numbers_out_of_range: "workers = 0\n[limits]\nheaders = -1\nmax_connections = 99999999999\n[upstream.a]\nendpoints = \"http://a\"\nretry.attempts = 300\nidle_connections = 0x1_0000\n";
+    unknown_words: "[log]\nformat = \"jsno\"\nlevel = \"loud\"\n[upstream.a]\nendpoints = \"http://a\"\nbreaker.mode = \"Enforce\"\n";
+    bad_addresses: "listen = [\"localhost:80\", \"127.0.0.1\"]\nadmin = \"none\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    bad_urls: "[upstream.a]\nendpoints = [\"localhost:1\", \"https://a\", \"http://a/x\", \"http://a:99999\"]\n";
+    lists_empty_or_doubled: "listen = []\n[upstream.a]\nendpoints = [\"http://a\", \"http://b\", \"http://A:80/\"]\n";
+    bad_route: "[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nname = \"\"\nhost = \"a.com:80\"\npath = \"shop*\"\nmethods = [\"get\", \"CONNECT\"]\nfallback = { status = 42, content_type = \"a\\nb\", bdy = \"\" }\n";
+    clashing_listeners: "listen = [\"127.0.0.1:80\", \"0.0.0.0:80\"]\nadmin = \"127.0.0.1:80\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    listeners_listed_twice: "listen = [\"127.0.0.1:80\", \"127.0.0.1:80\"]\n[upstream.a]\nendpoints = \"http://a\"\n";
+    admin_clashes_by_default: "listen = \"127.0.0.1:9901\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    admin_open_to_others: "admin = \"[::]:9901\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    several_upstreams_and_no_route: "[upstream.a]\nendpoints = \"http://a\"\n[upstream.b]\nendpoints = \"http://b\"\n";
+    route_names_no_upstream: "[[route]]\npath = \"/\"\n[upstream.a]\nendpoints = \"http://a\"\n[upstream.b]\nendpoints = \"http://b\"\n";
+    route_names_an_unknown_upstream: "[upstream.shop]\nendpoints = \"http://a\"\n[[route]]\nupstream = \"billing\"\n";
+    routes_that_take_the_same: "[upstream.a]\nendpoints = \"http://a\"\n[[route]]\npath = \"/x\"\nmethods = [\"GET\", \"PUT\"]\n[[route]]\npath = \"/x/\"\nmethods = \"GET\"\n";
+    routes_of_the_same_name: "[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nname = \"x\"\n[[route]]\nname = \"x\"\npath = \"/x\"\n";
+    rules_of_the_core: "[upstream.a]\nendpoints = \"http://a\"\ntimeout.quantile = 1.5\nbreaker.failure_rate = 2\nretry.attempts = 0\nbudget.burst = 0\nhedge.most = 9\nhedge.budget.share = nan\nlimit.max_in_flight = 0\nbulkhead.concurrency = 0\n";
+    rule_between_a_setting_and_a_default: "[upstream.a]\nendpoints = \"http://a\"\n[upstream.a.timeout]\nfloor = \"40s\"\n";
+    rule_broken_in_defaults_is_told_once: "[defaults]\nretry.attempts = 0\n[upstream.a]\nendpoints = \"http://a\"\n";
+    rule_between_a_setting_and_defaults: "[defaults.retry]\ncap = \"100ms\"\n[upstream.a]\nendpoints = \"http://a\"\nretry.base = \"200ms\"\n";
+    fixed_timeout_past_the_deadline: "[upstream.a]\nendpoints = \"http://a\"\ndeadline = \"1s\"\ntimeout.fixed = \"2s\"\n";
+    fixed_timeout_past_the_deadline_of_a_route: "[upstream.a]\nendpoints = \"http://a\"\ntimeout.fixed = \"2s\"\n[[route]]\ndeadline = \"1s\"\n";
+    no_budget_for_retries: "[upstream.a]\nendpoints = \"http://a\"\nbudget = { share = 0, per_second = 0 }\n";
+    warns_of_times_past_the_deadline: "[upstream.a]\nendpoints = \"http://a\"\ndeadline = \"1s\"\ntimeout.floor = \"2s\"\ntimeout.ceiling = \"3s\"\nretry.base = \"4s\"\nretry.cap = \"4s\"\nbulkhead.max_wait = \"5s\"\n";
+    warns_of_a_deadline_below_the_floor: "[upstream.a]\nendpoints = \"http://a\"\n[[route]]\ndeadline = \"20ms\"\n";
+    warns_of_breaker_times_past_the_timeout: "[upstream.a]\nendpoints = \"http://a\"\ntimeout.fixed = \"2s\"\nbreaker = { hung_after = \"5s\", slow_after = \"3s\" }\n";
+    warns_of_a_limit_below_the_bulkhead: "[upstream.a]\nendpoints = \"http://a\"\nlimit.max_in_flight = 10\n";
+    warns_of_a_hedge_with_one_endpoint: "[upstream.a]\nendpoints = \"http://a\"\nhedge.mode = \"observe\"\n";
+    warns_of_an_upstream_that_no_route_leads_to: "[upstream.a]\nendpoints = \"http://a\"\n[upstream.b]\nendpoints = \"http://b\"\n[[route]]\nupstream = \"a\"\n";
+    tabs_and_wide_letters: "[upstream.a]\n\tendpoints = [\"http://ä\",\t\"http://ö\"] # \u{1F6A2}\n";
+}
+
+#[test]
+fn the_command_line_is_shown_like_a_file() {
+    let mistakes = Config::from_command_line("localhost:3000", Some("8080"), Some("of")).unwrap_err();
+    insta::assert_snapshot!(mistakes);
+}
+
+#[test]
+fn mistakes_are_told_as_json() {
+    let mistakes =
+        Config::from_toml("seaworthy.toml", "[upstream.a]\nendponts = \"http://a\"\n").unwrap_err();
+    insta::assert_snapshot!(serde_json::to_string_pretty(&mistakes).unwrap());
+}
