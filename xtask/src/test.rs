@@ -31,12 +31,12 @@ fn workspace() -> Result<(), Failure> {
 fn loom() -> Result<(), Failure> {
     let target = root().join("target/loom");
     let mut command =
-        cargo(&["test", "--package", "seaworthy", "--lib", "--tests", "--locked", "--target-dir"]);
+        cargo(&["test", "--package", "seaworthy", "--lib", "--locked", "--target-dir"]);
     // Loom explores thousands of interleavings; unoptimised, that is what takes the time.
     command
         .arg(&target)
         .args(["--", "loom"])
-        .env("RUSTFLAGS", "--cfg loom")
+        .env("RUSTFLAGS", "--cfg seaworthy_loom")
         .env("CARGO_PROFILE_TEST_OPT_LEVEL", "1");
     let printed = run_and_read(&mut command)?;
     match passed(&printed) {

@@ -1,13 +1,13 @@
 //! The primitives of the shells, exchanged for loom's when it explores their interleavings.
 
-#[cfg(not(loom))]
+#[cfg(not(seaworthy_loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-#[cfg(not(loom))]
+#[cfg(not(seaworthy_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
 
-#[cfg(loom)]
+#[cfg(seaworthy_loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-#[cfg(loom)]
+#[cfg(seaworthy_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 
 /// Locks `mutex`. A thread that panicked while it held the lock left a policy's state behind that is still sound: every

@@ -60,18 +60,21 @@ impl State {
     }
 }
 
-/// One call's way to a place. Dropped while it waits, it must [leave](Self::leave) first.
+/// One call's way to a place. Before it is dropped while it waits, it must [leave](Self::leave).
 #[derive(Debug, Default)]
-pub(crate) struct Acquire {
+pub struct Acquire {
     waiting: Option<(Turn, Pin<Box<Sleep>>)>,
 }
 
 impl Acquire {
-    pub(crate) fn new() -> Self {
+    /// A call that has not asked yet.
+    #[must_use]
+    pub fn new() -> Self {
         Self::default()
     }
 
-    pub(crate) fn poll(
+    /// Asks for a place, or waits on for one.
+    pub fn poll(
         &mut self,
         bulkhead: &Bulkhead,
         now: Instant,
@@ -105,7 +108,7 @@ impl Acquire {
     }
 
     /// The caller went away; the turn goes to the next.
-    pub(crate) fn leave(self, bulkhead: &Bulkhead, now: Instant) {
+    pub fn leave(self, bulkhead: &Bulkhead, now: Instant) {
         if let Some((turn, _)) = self.waiting {
             lock(&bulkhead.state).take_waker(turn);
             bulkhead.wake(|core| core.leave(now, turn));

@@ -1,9 +1,7 @@
 //! A cell for each thread, so that threads do not write each other's lines.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 /// Sixteen cells: two threads share one only past sixteen threads, and then they are merely slower.
-pub(crate) const CELLS: usize = if cfg!(loom) { 2 } else { 16 };
+pub(crate) const CELLS: usize = if cfg!(seaworthy_loom) { 2 } else { 16 };
 
 /// A value on cache lines of its own. 128 bytes, because processors fetch lines in pairs.
 #[derive(Debug, Default)]
@@ -29,11 +27,25 @@ impl<T> Cells<T> {
     }
 }
 
+#[cfg(not(seaworthy_loom))]
 fn slot() -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     std::thread_local! {
         static SLOT: usize = NEXT.fetch_add(1, Ordering::Relaxed) % CELLS;
     }
     // A thread that is being torn down has lost its number; any cell will do.
     SLOT.try_with(|slot| *slot).unwrap_or(0)
+}
+
+/// Under loom each run must be the same, so a test says which thread has which cell.
+#[cfg(seaworthy_loom)]
+fn slot() -> usize {
+    LOOM_SLOT.with(std::cell::Cell::get)
+}
+
+#[cfg(seaworthy_loom)]
+loom::thread_local! {
+    pub(crate) static LOOM_SLOT: std::cell::Cell<usize> = std::cell::Cell::new(0);
 }

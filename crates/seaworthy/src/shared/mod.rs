@@ -10,6 +10,8 @@ pub mod bulkhead;
 pub(crate) mod cells;
 pub mod commons;
 pub mod limit;
+#[cfg(all(test, seaworthy_loom))]
+mod loom_tests;
 
 pub use breaker::Breaker;
 pub use bulkhead::Bulkhead;

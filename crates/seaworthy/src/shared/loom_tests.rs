@@ -1,0 +1,161 @@
+//! Every interleaving of a few threads at the shells: what they publish is what the sequential core would say of the
+//! same events in some order, and nothing is given out twice.
+
+use std::time::Duration;
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::thread;
+use seaworthy_core::call::{self, Extra, Shared, budget};
+use seaworthy_core::gate::breaker::{self, State};
+use seaworthy_core::gate::limit;
+use seaworthy_core::{Failure, Instant, Outcome, Valid};
+
+use super::cells::LOOM_SLOT;
+use super::{Breaker, Commons, Limit};
+
+const NOW: Instant = Instant::from_millis(1_000);
+const FAILED: Outcome = Outcome::failed(Failure::Error);
+
+/// Runs `work` on a thread with a cell of its own.
+fn on_cell(cell: usize, work: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        LOOM_SLOT.with(|slot| slot.set(cell));
+        work();
+    })
+}
+
+#[test]
+fn a_limit_never_gives_out_more_than_there_is() {
+    loom::model(|| {
+        let config = limit::Config { max_in_flight: 1, ..Default::default() };
+        let limit = Arc::new(Limit::new(Valid::new(config).unwrap()));
+        let held = Arc::new(AtomicUsize::new(0));
+        let threads: Vec<_> = (0..2)
+            .map(|cell| {
+                let (limit, held) = (limit.clone(), held.clone());
+                on_cell(cell, move || {
+                    if let Ok(permit) = limit.admit(NOW) {
+                        assert_eq!(held.fetch_add(1, Ordering::SeqCst), 0, "given out twice");
+                        held.fetch_sub(1, Ordering::SeqCst);
+                        limit.release(permit);
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        assert_eq!(limit.snapshot().in_flight, 0);
+        assert!(limit.admit(NOW).is_ok(), "and none is lost");
+    });
+}
+
+fn breaker_config() -> breaker::Config {
+    let minimum_calls = 1_000;
+    breaker::Config { consecutive_failures: Some(2), minimum_calls, ..Default::default() }
+}
+
+/// The states that the sequential core can reach with `outcomes` in any order that keeps the second and third in theirs.
+fn sequential(outcomes: [Outcome; 3]) -> Vec<(State, u64)> {
+    [[0, 1, 2], [1, 0, 2], [1, 2, 0]]
+        .into_iter()
+        .map(|order| {
+            let mut core = breaker::Breaker::new(Valid::new(breaker_config()).unwrap(), 1);
+            // All were admitted before any ended.
+            let mut tickets = [(); 3].map(|()| core.admit(NOW).ok());
+            for n in order {
+                core.settle(NOW, tickets[n].take().unwrap(), outcomes[n]);
+            }
+            let snapshot = core.snapshot(NOW);
+            (snapshot.state, snapshot.totals.calls())
+        })
+        .collect()
+}
+
+#[test]
+fn a_shared_breaker_says_what_a_sequential_one_would() {
+    let outcomes = [Outcome::Success, FAILED, FAILED];
+    let allowed = sequential(outcomes);
+    loom::model(move || {
+        let breaker = Arc::new(Breaker::new(Valid::new(breaker_config()).unwrap(), 1));
+        let [a, b, c] = [(); 3].map(|()| breaker.admit(NOW).unwrap());
+        let good = {
+            let breaker = breaker.clone();
+            on_cell(0, move || {
+                breaker.settle(NOW, a, outcomes[0]);
+            })
+        };
+        let bad = {
+            let breaker = breaker.clone();
+            on_cell(1, move || {
+                breaker.settle(NOW, b, outcomes[1]);
+                breaker.settle(NOW, c, outcomes[2]);
+            })
+        };
+        good.join().unwrap();
+        bad.join().unwrap();
+        let snapshot = breaker.snapshot(NOW);
+        let end = (snapshot.state, snapshot.totals.calls());
+        assert!(allowed.contains(&end), "{end:?} is none of {allowed:?}");
+    });
+}
+
+#[test]
+fn a_half_open_breaker_lets_one_probe_through() {
+    loom::model(|| {
+        let breaker = Arc::new(Breaker::new(Valid::new(breaker_config()).unwrap(), 1));
+        for _ in 0..2 {
+            let ticket = breaker.admit(NOW).unwrap();
+            breaker.settle(NOW, ticket, FAILED);
+        }
+        let later = NOW.plus(Duration::from_secs(3_600));
+        let admitted = Arc::new(AtomicUsize::new(0));
+        let threads: Vec<_> = (0..2)
+            .map(|cell| {
+                let (breaker, admitted) = (breaker.clone(), admitted.clone());
+                on_cell(cell, move || {
+                    if let Ok(probe) = breaker.admit(later) {
+                        admitted.fetch_add(1, Ordering::SeqCst);
+                        // The probe stays out.
+                        std::mem::forget(probe);
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        assert_eq!(admitted.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn a_shared_budget_is_never_overdrawn_and_loses_no_deposit() {
+    loom::model(|| {
+        let config = call::Config {
+            budget: budget::Config { share: 0.5, per_second: 0.0, burst: 2 },
+            ..Default::default()
+        };
+        let commons = Arc::new(Commons::new(Valid::new(config).unwrap()));
+        let granted = Arc::new(AtomicUsize::new(0));
+        let withdraw = |commons: &Commons, granted: &AtomicUsize| {
+            let mut shared = commons;
+            if shared.withdraw(NOW, Extra::Retry) {
+                granted.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        // The bucket is empty, and each thread deposits half a token.
+        withdraw(&commons, &granted);
+        withdraw(&commons, &granted);
+        let threads: Vec<_> = (0..2)
+            .map(|cell| {
+                let (commons, granted) = (commons.clone(), granted.clone());
+                on_cell(cell, move || {
+                    let mut shared: &Commons = &commons;
+                    shared.deposit(NOW);
+                    withdraw(&commons, &granted);
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        withdraw(&commons, &granted);
+        assert_eq!(granted.load(Ordering::SeqCst), 3);
+    });
+}
