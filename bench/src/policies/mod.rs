@@ -18,6 +18,7 @@ use tower::{Service, ServiceExt};
 mod breaker;
 mod hedge;
 mod limit;
+mod ours;
 mod retry;
 mod stack;
 mod timeout;
@@ -69,7 +70,15 @@ pub fn cases() -> Vec<Case> {
     cases.extend(limit::cases());
     cases.extend(hedge::cases());
     cases.extend(stack::cases());
-    cases
+    let mut all = Vec::new();
+    let mut ours = ours::cases();
+    for case in cases {
+        // Ours stands before the first of those it is compared with.
+        all.extend(ours.extract_if(.., |own| own.policy == case.policy));
+        all.push(case);
+    }
+    all.extend(ours);
+    all
 }
 
 /// A runtime with a clock and nothing else, as each thread of a benchmark has its own.
