@@ -22,9 +22,9 @@
 //! ```
 //!
 //! It opens when any of three holds: so many failures in a row; a failure rate, or a rate of slow calls, over a window
-//! that slides, with a minimum of calls in it. The wait grows with every reopening and is jittered, so that many clients do not
+//! that slides, with a minimum of calls in it. Only bad news opens it, so that good news can be counted in batches. The wait grows with every reopening and is jittered, so that many clients do not
 //! probe together. What ends after the state has moved on is ignored: every ticket knows the generation that let it in.
-//! A call that hangs counts as a failure when it has hung for `hung_after`, not when somebody gives it up.
+//! A probe that is slow counts as failed. A call that hangs counts as a failure when it has hung for `hung_after`, not when somebody gives it up.
 //!
 //! ```
 //! use seaworthy_core::{Failure, Instant, Outcome, Valid, gate::breaker::{Breaker, Config, State}};
@@ -41,6 +41,7 @@
 //! ```
 
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -109,101 +110,132 @@ impl Default for Config {
 
 impl Rules for Config {
     fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut fault = |wrong: bool, field, problem, remedy: &str| {
-            if wrong {
-                faults.push(Fault { field, problem, remedy: remedy.into() });
-            }
-        };
-        let is = |value: &dyn core::fmt::Debug| format!("is {value:?}");
-        let share = |rate: f64| rate > 0.0 && rate <= 1.0;
-        fault(
-            self.consecutive_failures == Some(0),
-            "consecutive_failures",
-            is(&0),
-            "write 1 or more, or \"off\" to not count them",
-        );
-        let rate = self.failure_rate.unwrap_or(1.0);
-        fault(
-            !share(rate),
-            "failure_rate",
-            is(&rate),
-            "a share of the calls lies above 0 and up to 1, such as 0.5",
-        );
-        let slow = self.slow_rate;
-        fault(
-            !share(slow),
-            "slow_rate",
-            is(&slow),
-            "a share of the calls lies above 0 and up to 1, such as 1.0",
-        );
-        let empty = matches!(self.window, Window::Count(0) | Window::Time(Duration::ZERO));
-        fault(
-            empty,
-            "window",
-            "is empty".into(),
-            "write a time such as \"10s\", or a number of calls such as 100",
-        );
-        fault(self.minimum_calls == 0, "minimum_calls", is(&0), "at least 1 call is needed for a rate");
-        if let Window::Count(n) = self.window {
-            let never = n > 0 && self.minimum_calls > n;
-            let problem = format!("is {}, more than the window of {n} calls holds", self.minimum_calls);
-            fault(
-                never,
-                "minimum_calls",
-                problem,
-                "no rate could ever count; write at most the window's length",
-            );
-        }
-        let at_once = Some(Duration::ZERO);
-        fault(
-            self.hung_after == at_once,
-            "hung_after",
-            is(&0),
-            "every call would count as hung; write \"10s\" or so",
-        );
-        fault(
-            self.slow_after == at_once,
-            "slow_after",
-            is(&0),
-            "every call would count as slow; write \"1s\" or so",
-        );
-        fault(
-            self.open_for.is_zero(),
-            "open_for",
-            is(&0),
-            "it would never be open; to switch it off, set mode to \"off\"",
-        );
-        let growth = self.open_growth;
-        fault(
-            !(1.0..=10.0).contains(&growth),
-            "open_growth",
-            is(&growth),
-            "write a factor from 1 to 10, such as 2",
-        );
-        let problem = format!("is {:?}, below open_for ({:?})", self.open_at_most, self.open_for);
-        fault(
-            self.open_at_most < self.open_for,
-            "open_at_most",
-            problem,
-            "the longest wait is at least the first",
-        );
-        let jitter = self.jitter;
-        fault(
-            !(0.0..=1.0).contains(&jitter),
-            "jitter",
-            is(&jitter),
-            "write a share of the wait from 0 to 1, such as 0.5",
-        );
-        fault(
-            self.probes == 0,
-            "probes",
-            is(&0),
-            "without a probe it would stay open for ever; write 1 or more",
-        );
-        fault(self.successes_to_close == 0, "successes_to_close", is(&0), "write 1 or more");
-        faults
+        self.threshold_faults().chain(self.recovery_faults()).collect()
     }
+}
+
+impl Config {
+    fn threshold_faults(&self) -> impl Iterator<Item = Fault> {
+        let rate = self.failure_rate.unwrap_or(1.0);
+        let (empty, longest) = match self.window {
+            Window::Time(span) => (span.is_zero(), u32::MAX),
+            Window::Count(calls) => (calls == 0, calls),
+        };
+        let blind =
+            [self.consecutive_failures.is_some(), self.failure_rate.is_some(), self.slow_after.is_some()];
+        [
+            fault(
+                self.consecutive_failures == Some(0),
+                "consecutive_failures",
+                "is 0",
+                "write 1 or more, or \"off\" to not count them",
+            ),
+            fault(
+                self.mode != Mode::Off && blind == [false; 3],
+                "consecutive_failures",
+                "is off, as are failure_rate and slow_after, so nothing could open it",
+                "set one of them, or mode to \"off\"",
+            ),
+            fault(
+                !is_share(rate),
+                "failure_rate",
+                format!("is {rate:?}"),
+                "a share of the calls lies above 0 and up to 1, such as 0.5",
+            ),
+            fault(
+                !is_share(self.slow_rate),
+                "slow_rate",
+                format!("is {:?}", self.slow_rate),
+                "a share of the calls lies above 0 and up to 1, such as 1.0",
+            ),
+            fault(
+                empty,
+                "window",
+                "is empty",
+                "write a time such as \"10s\", or a number of calls such as 100",
+            ),
+            fault(
+                longest > MOST_CALLS && matches!(self.window, Window::Count(_)),
+                "window",
+                format!("is {longest} calls, more than {MOST_CALLS}"),
+                "so long a memory notices nothing; write a time such as \"10s\"",
+            ),
+            fault(self.minimum_calls == 0, "minimum_calls", "is 0", "at least 1 call is needed for a rate"),
+            fault(
+                !empty && self.minimum_calls > longest,
+                "minimum_calls",
+                format!("is {}, more than the window of {longest} calls holds", self.minimum_calls),
+                "no rate could ever count; write at most the window's length",
+            ),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    fn recovery_faults(&self) -> impl Iterator<Item = Fault> {
+        let at_once = Some(Duration::ZERO);
+        [
+            fault(
+                self.hung_after == at_once,
+                "hung_after",
+                "is 0",
+                "every call would count as hung; write \"10s\" or so",
+            ),
+            fault(
+                self.slow_after == at_once,
+                "slow_after",
+                "is 0",
+                "every call would count as slow; write \"1s\" or so",
+            ),
+            fault(
+                self.open_for.is_zero(),
+                "open_for",
+                "is 0",
+                "it would never be open; to switch it off, set mode to \"off\"",
+            ),
+            fault(
+                !(1.0..=10.0).contains(&self.open_growth),
+                "open_growth",
+                format!("is {:?}", self.open_growth),
+                "write a factor from 1 to 10, such as 2",
+            ),
+            fault(
+                self.open_at_most < self.open_for,
+                "open_at_most",
+                format!("is {:?}, below open_for ({:?})", self.open_at_most, self.open_for),
+                "the longest wait is at least the first",
+            ),
+            fault(
+                self.open_at_most > LONGEST_WAIT,
+                "open_at_most",
+                format!("is {:?}, longer than a day", self.open_at_most),
+                "to keep it open for good, force it; write \"60s\" or so",
+            ),
+            fault(
+                !(0.0..=1.0).contains(&self.jitter),
+                "jitter",
+                format!("is {:?}", self.jitter),
+                "write a share of the wait from 0 to 1, such as 0.5",
+            ),
+            fault(
+                self.probes == 0,
+                "probes",
+                "is 0",
+                "without a probe it would stay open for ever; write 1 or more",
+            ),
+            fault(self.successes_to_close == 0, "successes_to_close", "is 0", "write 1 or more"),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+fn fault(wrong: bool, field: &'static str, problem: impl Into<String>, remedy: &str) -> Option<Fault> {
+    wrong.then(|| Fault { field, problem: problem.into(), remedy: remedy.into() })
+}
+
+fn is_share(rate: f64) -> bool {
+    rate > 0.0 && rate <= 1.0
 }
 
 /// The length of a breaker's window.
@@ -283,6 +315,24 @@ pub enum Cause {
     Forced,
 }
 
+impl Cause {
+    /// The cause's name in metrics, logs and records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ConsecutiveFailures => "consecutive_failures",
+            Self::FailureRate => "failure_rate",
+            Self::SlowRate => "slow_rate",
+            Self::WaitOver => "wait_over",
+            Self::ProbeFailed => "probe_failed",
+            Self::ProbeHung => "probe_hung",
+            Self::Probed => "probed",
+            Self::RampOver => "ramp_over",
+            Self::Forced => "forced",
+        }
+    }
+}
+
 /// A change of state.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Change {
@@ -303,6 +353,8 @@ pub struct Change {
 pub struct Ticket {
     generation: u64,
     admitted: Instant,
+    /// It holds one of the probes' slots.
+    probe: bool,
     /// It has been counted as hung already.
     counted: bool,
     shadow: Option<Rejection>,
@@ -312,7 +364,7 @@ impl Ticket {
     /// The ticket for a call that passed a closed breaker of this generation without asking it: for shells that publish
     /// [`Breaker::is_open_to_all`].
     pub const fn passed(generation: u64, now: Instant) -> Self {
-        Self { generation, admitted: now, counted: false, shadow: None }
+        Self { generation, admitted: now, probe: false, counted: false, shadow: None }
     }
 
     /// What would have been refused, in observe-only mode.
@@ -378,6 +430,8 @@ pub struct Breaker {
     phase: Phase,
     /// Counts every change of state.
     generation: u64,
+    /// The oldest generation whose calls still count: the ramp's, when it has ended well.
+    counts_from: u64,
     window: window::Window,
     consecutive: u32,
     /// The last wait before jitter; the next one grows from it.
@@ -419,6 +473,7 @@ impl Breaker {
             rng: Seeded::new(seed),
             phase: Phase::Closed,
             generation: 0,
+            counts_from: 0,
             consecutive: 0,
             last_wait: Duration::ZERO,
             closed_at: Instant::ZERO,
@@ -473,6 +528,7 @@ impl Breaker {
             None => self.decide(now),
         };
         ticket.generation = self.generation;
+        ticket.probe = refused.is_none() && matches!(self.phase, Phase::HalfOpen { .. });
         match refused {
             None => Ok(ticket),
             Some(rejection) if self.config.mode == Mode::Observe => {
@@ -489,39 +545,32 @@ impl Breaker {
         }
     }
 
-    /// A call is still running after [`Config::hung_after`]: it counts as a failure now and not again when it ends.
+    /// A call is still running after [`Config::hung_after`]: it counts as a failure now and not again when it ends. Before
+    /// that, and the second time, this does nothing.
     pub fn overdue(&mut self, now: Instant, ticket: &mut Ticket) -> Option<Change> {
-        if ticket.counted {
+        if ticket.counted || !self.hung(now.since(ticket.admitted)) {
             return None;
         }
         ticket.counted = true;
-        self.count(now, ticket.generation, Sample { failed: true, slow: true }, true, Cause::ProbeHung)
+        self.count(now, ticket, End::Hung, true)
     }
 
     /// A call ended.
     pub fn settle(&mut self, now: Instant, ticket: Ticket, outcome: Outcome) -> Option<Change> {
-        let age = now.since(ticket.admitted);
-        let hung = self.config.hung_after.is_some_and(|limit| age >= limit);
-        let slow = self.config.slow_after.is_some_and(|limit| age >= limit);
         if ticket.counted {
-            return self.give_back(ticket.generation);
+            return None;
         }
-        let generation = ticket.generation;
+        let age = now.since(ticket.admitted);
+        let slow = self.config.slow_after.is_some_and(|limit| age >= limit);
         match outcome {
-            Outcome::Success => {
-                self.count(now, generation, Sample { failed: false, slow }, false, Cause::Probed)
+            Outcome::Success => self.count(now, &ticket, End::Success, slow),
+            Outcome::Overloaded(_) => self.count(now, &ticket, End::Overloaded, slow),
+            Outcome::Failure(..) => self.count(now, &ticket, End::Failure, slow),
+            Outcome::Abandoned if self.hung(age) => self.count(now, &ticket, End::Hung, true),
+            Outcome::Ignored | Outcome::Abandoned => {
+                self.give_back(&ticket);
+                None
             }
-            // An endpoint that is busy and says so is alive: its refusals move the rate, and five in a row mean nothing.
-            Outcome::Overloaded(_) => {
-                self.count(now, generation, Sample { failed: true, slow }, false, Cause::ProbeFailed)
-            }
-            Outcome::Failure(..) => {
-                self.count(now, generation, Sample { failed: true, slow }, true, Cause::ProbeFailed)
-            }
-            Outcome::Abandoned if hung => {
-                self.count(now, generation, Sample { failed: true, slow: true }, true, Cause::ProbeHung)
-            }
-            _ => self.give_back(generation),
         }
     }
 
@@ -603,6 +652,7 @@ impl Breaker {
 
     /// The exits that time opens.
     fn pass_time(&mut self, now: Instant) {
+        self.anchor(now);
         match self.phase {
             // A wait that is longer than any can be was set by a clock that has jumped back.
             Phase::Open { until } if now >= until || until.since(now) > self.config.open_at_most => {
@@ -622,45 +672,60 @@ impl Breaker {
         }
     }
 
-    fn count(
-        &mut self,
-        now: Instant,
-        generation: u64,
-        entry: Sample,
-        in_a_row: bool,
-        probe_cause: Cause,
-    ) -> Option<Change> {
-        if generation != self.generation || self.forced.is_some() || self.config.mode == Mode::Off {
+    /// After the clock was set back, no state may last until the old time is reached again.
+    fn anchor(&mut self, now: Instant) {
+        self.closed_at = self.closed_at.min(now);
+        if let Phase::HalfOpen { since, .. } | Phase::Ramping { since, .. } = &mut self.phase {
+            *since = now.min(*since);
+        }
+    }
+
+    fn count(&mut self, now: Instant, ticket: &Ticket, end: End, slow: bool) -> Option<Change> {
+        if self.config.mode == Mode::Off {
+            self.give_back(ticket);
             return None;
         }
+        let late = !(self.counts_from..=self.generation).contains(&ticket.generation);
+        if late || self.forced.is_some() {
+            return None;
+        }
+        self.anchor(now);
+        let entry = Sample { failed: end != End::Success, slow };
         match &mut self.phase {
             Phase::Closed | Phase::Ramping { .. } => {
                 self.window.record(now, entry);
-                if in_a_row {
-                    self.consecutive += 1;
-                } else if !entry.failed {
-                    self.consecutive = 0;
+                match end {
+                    End::Success => self.consecutive = 0,
+                    // An upstream that is busy and says so is alive: it moves the rate, and five in a row mean nothing.
+                    End::Overloaded => {}
+                    End::Failure | End::Hung => self.consecutive = self.consecutive.saturating_add(1),
                 }
                 let cause = self.tripped(now, entry)?;
                 self.open(now, cause);
             }
-            Phase::HalfOpen { out, successes, .. } => {
+            Phase::HalfOpen { out, successes, .. } if ticket.probe => {
                 *out = out.saturating_sub(1);
-                if entry.failed {
-                    self.open(now, probe_cause);
+                // A probe that is still slow proves nothing better than one that fails.
+                if entry.failed || slow {
+                    self.open(now, if end == End::Hung { Cause::ProbeHung } else { Cause::ProbeFailed });
                 } else {
                     *successes += 1;
                     if *successes < self.config.successes_to_close {
                         return None;
                     }
-                    let ramp = Phase::Ramping { since: now, credit: 0.0 };
+                    // The first call after the probes passes at once.
+                    let ramp = Phase::Ramping { since: now, credit: 1.0 - RAMP_FROM };
                     let next = if self.config.ramp.is_zero() { Phase::Closed } else { ramp };
                     self.enter(now, next, Cause::Probed);
                 }
             }
-            Phase::Open { .. } => return None,
+            Phase::HalfOpen { .. } | Phase::Open { .. } => return None,
         }
         self.last_change
+    }
+
+    fn hung(&self, age: Duration) -> bool {
+        self.config.hung_after.is_some_and(|limit| age >= limit)
     }
 
     /// Which threshold the window has reached with this entry, if any.
@@ -683,13 +748,13 @@ impl Breaker {
     }
 
     /// A call ended without news: if it was a probe, its slot is free again.
-    fn give_back(&mut self, generation: u64) -> Option<Change> {
+    fn give_back(&mut self, ticket: &Ticket) {
         if let Phase::HalfOpen { out, .. } = &mut self.phase
-            && generation == self.generation
+            && ticket.probe
+            && ticket.generation == self.generation
         {
             *out = out.saturating_sub(1);
         }
-        None
     }
 
     // States.
@@ -709,16 +774,20 @@ impl Breaker {
 
     fn enter(&mut self, now: Instant, phase: Phase, cause: Cause) {
         let from = self.phase.state();
+        self.generation += 1;
+        // What was learned on the ramp, and the calls let in on it, go on counting when it ends well.
+        let goes_on = cause == Cause::RampOver;
+        if !goes_on {
+            self.counts_from = self.generation;
+        }
         if matches!(phase, Phase::Closed | Phase::Ramping { .. }) {
-            // Coming from the ramp, its calls still count.
-            if !matches!(self.phase, Phase::Ramping { .. }) {
-                self.window.clear();
-            }
             self.closed_at = now;
-            self.consecutive = 0;
+            if !goes_on {
+                self.window.clear();
+                self.consecutive = 0;
+            }
         }
         self.phase = phase;
-        self.generation += 1;
         self.last_change = Some(Change { from, to: phase.state(), at: now, cause });
     }
 
@@ -743,6 +812,15 @@ impl Breaker {
     }
 }
 
+/// How a call ended, as far as it is news.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Success,
+    Overloaded,
+    Failure,
+    Hung,
+}
+
 /// The share that a ramp begins with: a tenth, as in Envoy's slow start.
 const RAMP_FROM: f64 = 0.1;
 /// A generation that never is.
@@ -751,6 +829,11 @@ const NO_GENERATION: u64 = u64::MAX;
 const PROBING: Duration = Duration::from_millis(100);
 /// After how long a probe that never ended counts as lost, if no call ever counts as hung: the usual longest timeout.
 const PROBE_LOST: Duration = Duration::from_secs(30);
+
+/// The longest window over calls, 250 kB: at a thousand calls a second it is a quarter of an hour.
+const MOST_CALLS: u32 = 1_000_000;
+/// The longest wait: a day. Also keeps the growth of waits far from overflowing.
+const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
 #[cfg(test)]
 mod tests;

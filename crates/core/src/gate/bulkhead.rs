@@ -120,7 +120,7 @@ impl Bulkhead {
             config,
             running: 0,
             queue: VecDeque::with_capacity(queue.min(MOST_RESERVED)),
-            called: VecDeque::with_capacity(places.min(queue).min(MOST_RESERVED)),
+            called: VecDeque::with_capacity(places.min(MOST_RESERVED)),
             next_turn: 0,
             rejected: 0,
         }
@@ -215,6 +215,11 @@ impl Bulkhead {
     }
 
     fn expire(&mut self, now: Instant) {
+        // Nobody has longer left than the longest wait, unless the clock was set back.
+        let latest = now.plus(self.config.max_wait);
+        if self.queue.front().is_some_and(|(_, until)| *until > latest) {
+            self.queue.iter_mut().for_each(|(_, until)| *until = latest.min(*until));
+        }
         // All wait equally long, so the first to come is the first to expire.
         while self.queue.front().is_some_and(|(_, until)| *until <= now) {
             self.queue.pop_front();
@@ -283,6 +288,23 @@ mod tests {
         b.settle(NOW, ticket);
         assert_eq!(b.leave(NOW, first), Some(second));
         assert!(b.claim(NOW, second).unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_clock_set_back_makes_nobody_wait_longer_than_the_longest_wait() {
+        let mut b = bulkhead(1, 2);
+        let _ticket = start(&mut b);
+        let far = NOW.plus(Duration::from_secs(31_536_000));
+        let early = [b.admit(far), b.admit(far)].map(|admission| match admission.unwrap() {
+            Admission::Wait(turn, _) => turn,
+            Admission::Start(_) => panic!("it starts"),
+        });
+        assert_eq!(b.claim(NOW, early[0]), None);
+        let end = NOW.plus(Duration::from_millis(100));
+        for turn in early {
+            assert_eq!(b.claim(end, turn).unwrap().unwrap_err().reason, Reason::WaitedTooLong);
+        }
+        assert!(matches!(b.admit(end), Ok(Admission::Wait(..))), "the queue is free again");
     }
 
     proptest! {

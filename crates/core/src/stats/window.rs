@@ -122,7 +122,7 @@ impl Window {
     pub fn over_time(span: Duration) -> Self {
         Self(Kind::Time(Time {
             clock: Slices::new(span, SLICES),
-            slices: [Totals::default(); SLICES],
+            slices: vec![Totals::default(); SLICES].into_boxed_slice(),
             totals: Totals::default(),
         }))
     }
@@ -168,7 +168,7 @@ impl Window {
                 (calls.next, calls.filled, calls.totals) = (0, 0, Totals::default());
             }
             Kind::Time(time) => {
-                time.slices = [Totals::default(); SLICES];
+                time.slices.fill(Totals::default());
                 time.totals = Totals::default();
             }
         }
@@ -184,7 +184,7 @@ enum Kind {
 #[derive(Clone, Debug)]
 struct Time {
     clock: Slices,
-    slices: [Totals; SLICES],
+    slices: Box<[Totals]>,
     totals: Totals,
 }
 
