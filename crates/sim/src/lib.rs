@@ -1,6 +1,7 @@
 //! Seaworthy's policies in virtual time.
 
 mod agenda;
+mod parse;
 mod report;
 mod run;
 mod scenario;

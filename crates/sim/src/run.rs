@@ -1,7 +1,12 @@
 //! The driver: it performs what the core decides, in virtual time, and tells it what happens.
 
+use std::collections::BTreeMap;
+
 use seaworthy_core::call::{Action, CancelWhy, Commons, Event, Finish, Kind, Plan, Start};
-use seaworthy_core::record::{HEADER, RecordedCall, Tape};
+use seaworthy_core::gate::breaker::{self, State};
+use seaworthy_core::gate::bulkhead::{self, Admission, Bulkhead, Turn};
+use seaworthy_core::gate::limit::{Limit, Permit};
+use seaworthy_core::record::{HEADER, RecordedBreaker, RecordedCall, Tape};
 use seaworthy_core::{Failure, Instant, Outcome, Pushback, Rng as _, Seeded};
 
 use crate::agenda::Agenda;
@@ -20,6 +25,8 @@ pub fn run(scenario: &Scenario) -> Report {
             Happening::Wake(key) => world.wake(now, key),
             Happening::Done(job) => world.done(now, job),
             Happening::Resume => world.begin_waiting(now),
+            Happening::Expire(client, turn) => world.turn(now, client, turn),
+            Happening::Hung(job) => world.hung(now, job),
         }
     }
     world.report()
@@ -34,6 +41,10 @@ enum Happening {
     Done(Job),
     /// The service begins to work again after a pause.
     Resume,
+    /// A call has waited for its bulkhead as long as it may.
+    Expire(usize, Turn),
+    /// A breaker counts the attempt as hung.
+    Hung(Job),
 }
 
 /// A call: its place, and its number, because places are used again.
@@ -52,7 +63,21 @@ struct Job {
 
 struct Client {
     commons: Commons,
+    limit: Limit,
+    bulkhead: Bulkhead,
+    /// The calls that wait for the bulkhead.
+    waiting: BTreeMap<Turn, Arrived>,
+    breaker: RecordedBreaker,
+    /// The breaker's generation when its changes were last counted.
+    generation: u64,
     chance: Seeded,
+}
+
+/// A call that passed the limit.
+struct Arrived {
+    at: Instant,
+    phase: usize,
+    permit: Permit,
 }
 
 /// A call under way.
@@ -60,8 +85,8 @@ struct Live {
     number: u64,
     client: usize,
     call: RecordedCall,
-    began: Instant,
-    phase: usize,
+    arrived: Arrived,
+    place: bulkhead::Ticket,
     /// The moment for which it is in the agenda.
     wakes_at: Option<Instant>,
     in_flight: Vec<InFlight>,
@@ -69,6 +94,7 @@ struct Live {
 
 struct InFlight {
     attempt: u8,
+    ticket: breaker::Ticket,
     /// Where it is counted: the phase, and its place among the requests sent in it.
     phase: usize,
     place: usize,
@@ -93,11 +119,8 @@ impl<'a> World<'a> {
     fn new(scenario: &'a Scenario) -> Self {
         let mut seeds = Seeded::new(scenario.seed);
         let service = Work::new(&scenario.service, &mut seeds);
-        let client = |_| Client {
-            commons: Commons::new(scenario.policies.call),
-            chance: Seeded::new(seeds.next_u64()),
-        };
-        let clients: Vec<Client> = (0..scenario.clients.count).map(client).collect();
+        let clients: Vec<Client> =
+            (1..=scenario.clients.count).map(|id| Client::new(scenario, id, &mut seeds)).collect();
         let phases = scenario.phases();
         let mut world = Self {
             scenario,
@@ -108,7 +131,8 @@ impl<'a> World<'a> {
             calls: Vec::new(),
             free: Vec::new(),
             seeds,
-            begun: 0,
+            // A recording tells machines by numbers; the first are the breakers'.
+            begun: u64::from(scenario.clients.count),
             tallies: tallies(scenario, &phases),
             starts: phases.into_iter().map(|start| Instant::ZERO.plus(start)).collect(),
             recording: scenario
@@ -126,7 +150,10 @@ impl<'a> World<'a> {
         world
     }
 
-    fn report(self) -> Report {
+    fn report(mut self) -> Report {
+        if let Some(recording) = &mut self.recording {
+            self.clients.iter_mut().for_each(|client| recording.push_str(&client.breaker.take()));
+        }
         let total = Tally::total(&self.tallies);
         Report {
             scenario: self.scenario.name.clone(),
@@ -165,32 +192,66 @@ impl<'a> World<'a> {
             return;
         }
         self.next_call(now, client);
-        self.begun += 1;
-        let start =
-            Start { deadline: None, repeat: self.scenario.clients.repeat, seed: self.seeds.next_u64() };
-        let tape = self.recording.is_some().then(|| Tape::call(self.begun, &self.scenario.policies.call));
-        let commons = &mut self.clients[client].commons;
-        let call = RecordedCall::start(self.plan, now, start, commons, tape);
         let phase = self.phase(now);
         self.tallies[phase].row.calls += 1;
-        let live = Live {
-            number: self.begun,
-            client,
-            call,
-            began: now,
-            phase,
-            wakes_at: None,
-            in_flight: Vec::new(),
-        };
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.calls.push(None);
-            self.calls.len() - 1
-        });
-        self.calls[place] = Some(live);
-        self.drive(now, Key { place, number: self.begun });
+        let Ok(permit) = self.clients[client].limit.admit() else { return self.rejected(now, client, phase) };
+        let arrived = Arrived { at: now, phase, permit };
+        match self.clients[client].bulkhead.admit(now) {
+            Ok(Admission::Start(place)) => self.begin(now, client, arrived, place),
+            Ok(Admission::Wait(turn, until)) => {
+                self.clients[client].waiting.insert(turn, arrived);
+                self.agenda.enter(until, Happening::Expire(client, turn));
+            }
+            Err(_) => self.turned_away(now, client, arrived),
+        }
+    }
+
+    /// The turn of a waiting call has come, or is over.
+    fn turn(&mut self, now: Instant, client: usize, turn: Turn) {
+        let own = &mut self.clients[client];
+        let Some(arrived) = own.waiting.remove(&turn) else { return };
+        match own.bulkhead.claim(now, turn) {
+            Some(Ok(place)) => self.begin(now, client, arrived, place),
+            Some(Err(_)) => self.turned_away(now, client, arrived),
+            None => drop(own.waiting.insert(turn, arrived)),
+        }
+    }
+
+    fn turned_away(&mut self, now: Instant, client: usize, arrived: Arrived) {
+        self.clients[client].limit.release(arrived.permit);
+        self.rejected(now, client, arrived.phase);
+    }
+
+    fn rejected(&mut self, now: Instant, client: usize, phase: usize) {
+        self.tallies[phase].row.rejected += 1;
+        self.think(now, client);
+    }
+
+    /// In a closed loop the next call follows the end of this one.
+    fn think(&mut self, now: Instant, client: usize) {
+        if let Load::Closed(think) = self.scenario.clients.load {
+            let pause = think.draw(&mut self.clients[client].chance);
+            self.agenda.enter(now.plus(pause), Happening::Arrive(client));
+        }
     }
 
     // Calls.
+
+    fn begin(&mut self, now: Instant, client: usize, arrived: Arrived, place: bulkhead::Ticket) {
+        self.begun += 1;
+        let number = self.begun;
+        let start =
+            Start { deadline: None, repeat: self.scenario.clients.repeat, seed: self.seeds.next_u64() };
+        let tape = self.recording.is_some().then(|| Tape::call(number, &self.scenario.policies.call));
+        let call = RecordedCall::start(self.plan, now, start, &mut self.clients[client].commons, tape);
+        let live = Live { number, client, call, arrived, place, wakes_at: None, in_flight: Vec::new() };
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.calls.push(None);
+            self.calls.len() - 1
+        });
+        self.calls[at] = Some(live);
+        self.drive(now, Key { place: at, number });
+    }
 
     fn live(&mut self, key: Key) -> Option<&mut Live> {
         self.calls[key.place].as_mut().filter(|live| live.number == key.number)
@@ -211,8 +272,8 @@ impl<'a> World<'a> {
                 return;
             };
             match live.call.next_action(now, &mut self.clients[live.client].commons) {
-                Action::Send { attempt, kind, .. } => self.send(now, Job { call: key, attempt }, kind),
-                Action::Cancel { attempt, why } => self.cancel(key, attempt, why),
+                Action::Send { attempt, kind, due } => self.send(now, Job { call: key, attempt }, kind, due),
+                Action::Cancel { attempt, why } => self.cancel(now, key, attempt, why),
                 Action::Finish(finish) => return self.finish(now, key, finish),
                 Action::Wait(until) => {
                     let sooner = until.filter(|until| live.wakes_at.is_none_or(|at| *until < at));
@@ -228,17 +289,32 @@ impl<'a> World<'a> {
         }
     }
 
-    fn send(&mut self, now: Instant, job: Job, kind: Kind) {
-        let phase = self.phase(now);
+    fn send(&mut self, now: Instant, job: Job, kind: Kind, due: Option<Instant>) {
+        let Some(live) = self.calls[job.call.place].as_mut() else { return };
+        let client = &mut self.clients[live.client];
+        let ticket = match client.breaker.admit(now) {
+            Ok(ticket) => ticket,
+            Err(rejection) => {
+                let event = Event::Refused { attempt: job.attempt, rejection };
+                live.call.on_event(now, event, &mut client.commons);
+                return self.count_openings(now, job.call);
+            }
+        };
+        if let Some(rejection) = ticket.shadow() {
+            live.call.would_reject(now, job.attempt, rejection);
+        }
+        if let Some(hung) = client.breaker.config().hung_after.map(|after| now.plus(after))
+            && due.is_none_or(|due| hung < due)
+        {
+            self.agenda.enter(hung, Happening::Hung(job));
+        }
+        let phase = self.starts.partition_point(|start| *start <= now).saturating_sub(1);
         let tally = &mut self.tallies[phase];
         tally.row.attempts += 1;
         tally.row.retries += u64::from(kind == Kind::Retry);
         tally.row.hedges += u64::from(kind == Kind::Hedge);
         tally.sent.push((now.as_nanos(), false));
-        let flight = InFlight { attempt: job.attempt, phase, place: tally.sent.len() - 1 };
-        if let Some(live) = self.live(job.call) {
-            live.in_flight.push(flight);
-        }
+        live.in_flight.push(InFlight { attempt: job.attempt, ticket, phase, place: tally.sent.len() - 1 });
         match self.service.arrive(now, job) {
             Arrival::Begun(until) => self.agenda.enter(until, Happening::Done(job)),
             Arrival::Waits => {}
@@ -246,23 +322,56 @@ impl<'a> World<'a> {
         }
     }
 
-    fn cancel(&mut self, key: Key, attempt: u8, why: CancelWhy) {
+    fn cancel(&mut self, now: Instant, key: Key, attempt: u8, why: CancelWhy) {
         let Some(flight) = self.land(key, attempt) else { return };
         if why.outcome() == Outcome::failed(Failure::Timeout) {
             let tally = &mut self.tallies[flight.phase];
             tally.row.timed_out += 1;
             tally.sent[flight.place].1 = true;
         }
+        self.settle(now, key, flight, why.outcome());
     }
 
-    /// The attempt was answered: tells its call, and does not yet ask what follows.
+    /// The attempt was answered: tells its breaker and its call, and does not yet ask what follows.
     fn answer(&mut self, now: Instant, job: Job, outcome: Outcome) {
-        if self.land(job.call, job.attempt).is_none() {
-            return; // It was cancelled; nobody listens.
-        }
+        // If it was cancelled, nobody listens.
+        let Some(flight) = self.land(job.call, job.attempt) else { return };
+        self.settle(now, job.call, flight, outcome);
         let Some(live) = self.calls[job.call.place].as_mut() else { return };
         let event = Event::Head { attempt: job.attempt, outcome };
         live.call.on_event(now, event, &mut self.clients[live.client].commons);
+    }
+
+    fn hung(&mut self, now: Instant, job: Job) {
+        let Some(live) = self.calls[job.call.place].as_mut().filter(|live| live.number == job.call.number)
+        else {
+            return;
+        };
+        let Some(flight) = live.in_flight.iter_mut().find(|flight| flight.attempt == job.attempt) else {
+            return;
+        };
+        let _ = self.clients[live.client].breaker.overdue(now, &mut flight.ticket);
+        self.count_openings(now, job.call);
+    }
+
+    fn settle(&mut self, now: Instant, key: Key, flight: InFlight, outcome: Outcome) {
+        let Some(live) = self.live(key) else { return };
+        let client = live.client;
+        let _ = self.clients[client].breaker.settle(now, flight.ticket, outcome);
+        self.count_openings(now, key);
+    }
+
+    /// Counts what the breaker of a call has just become, also what time made of it.
+    fn count_openings(&mut self, now: Instant, key: Key) {
+        let Some(live) = self.live(key) else { return };
+        let client = live.client;
+        let own = &mut self.clients[client];
+        if own.generation != own.breaker.generation() {
+            own.generation = own.breaker.generation();
+            let opened = own.breaker.last_change().is_some_and(|change| change.to == State::Open);
+            let phase = self.phase(now);
+            self.tallies[phase].row.opened += u64::from(opened);
+        }
     }
 
     fn land(&mut self, key: Key, attempt: u8) -> Option<InFlight> {
@@ -277,19 +386,21 @@ impl<'a> World<'a> {
         if let Some(recording) = &mut self.recording {
             recording.push_str(&live.call.take());
         }
-        let tally = &mut self.tallies[live.phase];
+        let tally = &mut self.tallies[live.arrived.phase];
         match finish {
             Finish::Answer { outcome: Outcome::Success, .. } => {
                 tally.row.succeeded += 1;
-                tally.durations.push(now.nanos_since(live.began));
+                tally.durations.push(now.nanos_since(live.arrived.at));
             }
             Finish::Fallback => tally.row.degraded += 1,
             Finish::Rejected(_) => tally.row.rejected += 1,
             _ => tally.row.failed += 1,
         }
-        if let Load::Closed(think) = self.scenario.clients.load {
-            let pause = think.draw(&mut self.clients[live.client].chance);
-            self.agenda.enter(now.plus(pause), Happening::Arrive(live.client));
+        self.think(now, live.client);
+        let client = &mut self.clients[live.client];
+        client.limit.release(live.arrived.permit);
+        if let Some(turn) = client.bulkhead.settle(now, live.place) {
+            self.turn(now, live.client, turn);
         }
     }
 
@@ -317,6 +428,22 @@ impl<'a> World<'a> {
 
     fn phase(&self, now: Instant) -> usize {
         self.starts.partition_point(|start| *start <= now).saturating_sub(1)
+    }
+}
+
+impl Client {
+    fn new(scenario: &Scenario, id: u32, seeds: &mut Seeded) -> Self {
+        let policies = &scenario.policies;
+        let recorded = scenario.record.then_some(u64::from(id));
+        Self {
+            commons: Commons::new(policies.call),
+            limit: Limit::new(policies.limit),
+            bulkhead: Bulkhead::new(policies.bulkhead),
+            waiting: BTreeMap::new(),
+            breaker: RecordedBreaker::new(policies.breaker, seeds.next_u64(), recorded),
+            generation: 0,
+            chance: Seeded::new(seeds.next_u64()),
+        }
     }
 }
 

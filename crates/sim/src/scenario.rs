@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use seaworthy_core::call::{self, Repeat};
-use seaworthy_core::{Instant, Valid};
+use seaworthy_core::gate::{breaker, bulkhead, limit};
+use seaworthy_core::{Instant, Mode, Rules, Valid};
 
 use crate::service::Service;
 use crate::spread::Spread;
@@ -49,11 +50,38 @@ pub enum Load {
     Closed(Spread),
 }
 
-/// The policies of one client.
+/// The policies of one client, in the order in which a call meets them: limit, bulkhead, the call's own, and around each
+/// attempt the breaker.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Policies {
     /// Deadline, timeout, retries, their budget, hedges, fallback.
     pub call: Valid<call::Config>,
+    /// The breaker around each attempt.
+    pub breaker: Valid<breaker::Config>,
+    /// The most calls in flight.
+    pub limit: Valid<limit::Config>,
+    /// Places for calls, and a queue before them.
+    pub bulkhead: Valid<bulkhead::Config>,
+}
+
+impl Policies {
+    /// The policies of a call alone: no gate refuses anything.
+    #[must_use]
+    pub fn without_gates(call: Valid<call::Config>) -> Self {
+        Self {
+            call,
+            breaker: off(breaker::Config { mode: Mode::Off, ..breaker::Config::default() }),
+            limit: off(limit::Config { mode: Mode::Off, ..limit::Config::default() }),
+            bulkhead: off(bulkhead::Config { mode: Mode::Off, ..bulkhead::Config::default() }),
+        }
+    }
+}
+
+fn off<C: Rules>(config: C) -> Valid<C> {
+    match Valid::new(config) {
+        Ok(valid) => valid,
+        Err(faults) => unreachable!("defaults that are switched off: {faults:?}"),
+    }
 }
 
 impl Scenario {

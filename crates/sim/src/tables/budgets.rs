@@ -80,7 +80,7 @@ pub fn scenario(column: Column, failures: f64, seed: u64) -> Scenario {
             drops_cancelled: false,
             changes: Vec::new(),
         },
-        policies: Policies { call: checked(column.call()) },
+        policies: Policies::without_gates(checked(column.call())),
     }
 }
 

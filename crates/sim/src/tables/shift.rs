@@ -81,7 +81,7 @@ pub fn scenario(column: Column, timeout: timeout::Config, seed: u64) -> Scenario
             drops_cancelled: false,
             changes: vec![column.change()],
         },
-        policies: Policies { call: checked(call) },
+        policies: Policies::without_gates(checked(call)),
     }
 }
 

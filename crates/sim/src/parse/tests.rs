@@ -1,0 +1,169 @@
+use proptest::prelude::*;
+use seaworthy_core::call::retry::Jitter;
+
+use super::*;
+
+const WHOLE: &str = r#"
+[simulation]
+seed = 7
+duration = "1m"
+record = true
+
+[clients]
+count = 3
+rate = 10.0
+arrivals = "even"
+repeat = "never"
+
+[service]
+servers = 2
+queue = 5
+latency = { median = "20ms", sigma = 0.5 }
+failures = 0.25
+drops_cancelled = true
+
+[[service.change]]
+at = "20s"
+lasts = "10s"
+slower = 2.5
+extra = "3ms"
+failures = 1.0
+paused = true
+
+[upstream.service.retry]
+attempts = 4
+jitter = "equal"
+
+[upstream.service.budget]
+share = 0.1
+"#;
+
+#[test]
+fn everything_that_is_written_is_read() {
+    let scenario = Scenario::parse(WHOLE, "whole").unwrap();
+    assert_eq!((scenario.seed, scenario.duration, scenario.record), (7, Duration::from_secs(60), true));
+    assert_eq!(scenario.clients, Clients { count: 3, load: Load::Even(10.0), repeat: Repeat::Never });
+    let change = Change {
+        at: Duration::from_secs(20),
+        lasts: Some(Duration::from_secs(10)),
+        slower: 2.5,
+        extra: Duration::from_millis(3),
+        failures: Some(1.0),
+        paused: true,
+    };
+    let service = Service {
+        servers: Some(2),
+        queue: Some(5),
+        latency: Spread::Lognormal { median: Duration::from_millis(20), sigma: 0.5 },
+        failures: 0.25,
+        drops_cancelled: true,
+        changes: vec![change],
+    };
+    assert_eq!(scenario.service, service);
+    let call = scenario.policies.call;
+    assert_eq!((call.retry.attempts, call.retry.jitter, call.budget.share), (4, Jitter::Equal, 0.1));
+}
+
+#[test]
+fn a_proxys_configuration_with_a_load_is_a_scenario() {
+    let proxy = r#"
+[defaults]
+deadline = "3s"
+[upstream.shop]
+endpoints = "http://127.0.0.1:3000"
+[upstream.shop.timeout]
+fixed = "2s"
+[upstream.stock]
+endpoints = "http://127.0.0.1:3001"
+[[route]]
+path = "/"
+upstream = "shop"
+deadline = "4s"
+[[route]]
+path = "/stock"
+upstream = "stock"
+[simulation]
+duration = "1s"
+[clients]
+think = "1s"
+[service]
+upstream = "shop"
+latency = "5ms"
+"#;
+    let scenario = Scenario::parse(proxy, "proxy").unwrap();
+    let call = scenario.policies.call;
+    assert_eq!(
+        (call.deadline, call.timeout.fixed),
+        (Some(Duration::from_secs(4)), Some(Duration::from_secs(2)))
+    );
+}
+
+fn mistakes(text: &str) -> String {
+    Scenario::parse(text, "f").unwrap_err().to_string()
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = r#"[simulation]
+duration = "0s"
+[clients]
+rate = 0.0
+count = 0
+[service]
+latency = { median = "1s", sigma = 9.0 }
+failures = 1.5
+servers = 0
+[upstream.service.retry]
+atempts = 3
+"#;
+    insta::assert_snapshot!(mistakes(text));
+}
+
+#[test]
+fn every_table_says_what_it_does_not_understand() {
+    let text = r#"[simulation]
+duration = "10"
+[clients]
+rat = 1.0
+[service]
+latency = 5
+"#;
+    insta::assert_snapshot!(mistakes(text));
+}
+
+#[test]
+fn an_open_loop_has_a_rate_and_a_closed_one_a_pause() {
+    let with = |clients: &str| {
+        mistakes(&format!(
+            "[simulation]\nduration = \"1s\"\n[service]\nlatency = \"1ms\"\n[clients]\n{clients}"
+        ))
+    };
+    assert!(with("rate = 1.0\nthink = \"1s\"").contains("only one of them"));
+    assert!(with("").contains("needs rate or think"));
+    assert!(with("think = \"0s\"").contains("clients.think is below 1ms"));
+    assert!(with("rate = 1e12").contains("more than 100 million calls"));
+}
+
+#[test]
+fn what_is_no_toml_is_told_once() {
+    assert_eq!(Scenario::parse("[simulation\n", "f").unwrap_err().errors.len(), 1);
+}
+
+#[test]
+fn the_upstream_must_be_known() {
+    let two = "[upstream.a]\nendpoints = \"http://a\"\n[upstream.b]\nendpoints = \"http://b\"\n";
+    let base = format!(
+        "[simulation]\nduration = \"1s\"\n[clients]\nrate = 1.0\n{two}[service]\nlatency = \"1ms\"\n"
+    );
+    assert!(mistakes(&base).contains("several upstreams"));
+    assert!(mistakes(&format!("{base}upstream = \"c\"\n")).contains("there is no upstream \"c\""));
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(cut in 0usize..700, with in "\\PC{0,20}") {
+        let at = WHOLE.len().min(cut);
+        let _ = Scenario::parse(&format!("{}{with}{}", &WHOLE[..at], &WHOLE[at..]), "f");
+        let _ = Scenario::parse(&with, "f");
+    }
+}
