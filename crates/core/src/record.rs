@@ -45,7 +45,8 @@
 //! < why TEXT                                         after finish: the record that the caller gets
 //! ```
 //!
-//! A breaker; a ticket is written as its generation, when it was issued, and whether it counted as overdue:
+//! A breaker; a ticket is written as its generation, when it was issued, whether it is a probe's, and whether it has been
+//! counted as overdue:
 //!
 //! ```text
 //! > admit NOW

@@ -385,14 +385,14 @@ impl Ticket {
         self.admitted
     }
 
-    /// Whether it has been counted as hung already.
-    pub(crate) const fn is_overdue(&self) -> bool {
-        self.counted
+    /// Whether it holds a probe's slot, and whether it has been counted as hung: what a recording keeps of it besides.
+    pub(crate) const fn marks(&self) -> (bool, bool) {
+        (self.probe, self.counted)
     }
 
-    /// The ticket as [`Breaker::overdue`] leaves it, for a replay.
-    pub(crate) const fn marked_overdue(mut self) -> Self {
-        self.counted = true;
+    /// The ticket that was recorded with these [`marks`](Self::marks).
+    pub(crate) const fn marked(mut self, (probe, counted): (bool, bool)) -> Self {
+        (self.probe, self.counted) = (probe, counted);
         self
     }
 }

@@ -313,7 +313,7 @@ fn feed_breaker(
 
 fn read_ticket(words: &mut SplitAsciiWhitespace<'_>) -> Result<Ticket, String> {
     let ticket = Ticket::passed(word(words, "generation")?, word(words, "time of admission")?);
-    Ok(if word(words, "mark of the overdue")? { ticket.marked_overdue() } else { ticket })
+    Ok(ticket.marked((word(words, "mark of a probe")?, word(words, "mark of the overdue")?)))
 }
 
 fn valid<C: Rules>(config: C, line: usize) -> Result<Valid<C>, ReplayError> {

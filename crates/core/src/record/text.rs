@@ -458,10 +458,11 @@ impl Display for As<Change> {
     }
 }
 
-/// A ticket is written as generation, time of admission, and whether it has been counted as hung.
+/// A ticket is written as generation, time of admission, whether it is a probe's, and whether it has been counted as hung.
 impl Display for As<&Ticket> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.0.generation(), As(self.0.admitted()), self.0.is_overdue())
+        let (probe, counted) = self.0.marks();
+        write!(f, "{} {} {probe} {counted}", self.0.generation(), As(self.0.admitted()))
     }
 }
 
