@@ -266,7 +266,11 @@ impl Found<'_> {
             }
         };
         let Some(place) = config.upstreams.iter().position(|upstream| upstream.name == name) else {
-            self.error(0..0, format!("there is no upstream {name:?}"), "write the name of one that the file has");
+            self.error(
+                0..0,
+                format!("there is no upstream {name:?}"),
+                "write the name of one that the file has",
+            );
             return None;
         };
         let upstream = &config.upstreams[place];

@@ -30,12 +30,6 @@ fn writes_and_times_are_those_published() {
             let (most_calls, most_finish): (f64, f64) =
                 if clients == 10 { (0.03, 0.10) } else { (0.03, 0.06) };
             let off = [measured.calls / calls - 1.0, measured.finish_ms / finish_ms - 1.0];
-            println!(
-                "{:>12} {clients:>4} {:>8.0} {calls:>8.0} {:>8.0} {finish_ms:>8.0} {off:.3?}",
-                column.name(),
-                measured.calls,
-                measured.finish_ms
-            );
             // The published counts are whole numbers.
             if off[0].abs() > most_calls.max(0.5 / calls) || off[1].abs() > most_finish {
                 wrong.push((column.name(), clients, measured, off));

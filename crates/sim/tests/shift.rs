@@ -1,8 +1,5 @@
 //! Timeouts under a shift of latencies: the core's, one that stays, and one that learns from successes alone.
 
-use std::time::Duration;
-
-use seaworthy_core::{Instant, Seeded};
 use seaworthy_sim::tables::shift::{Column, adaptive, cell, fixed, naive};
 
 const SEED: u64 = 1;

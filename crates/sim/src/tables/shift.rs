@@ -3,10 +3,14 @@
 //! A hundred calls a second meet a lognormal latency (median 20 ms, sigma 0.5), which after 120 s is ten times as long, thirty
 //! times, or 300 ms longer, for 300 s. Nothing is lost, so every attempt that is cut off was cut off for nothing.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use seaworthy_core::call::{self, Repeat, retry, timeout};
-use seaworthy_core::{Rules, Valid};
+use seaworthy_core::{Instant, Rules, Seeded, Valid};
+
+use crate::agenda::Agenda;
+use crate::spread::{exponential, seconds_of};
 
 use crate::{Change, Clients, Load, Policies, Row, Scenario, Service, Spread, run};
 
@@ -101,6 +105,63 @@ fn checked<C: Rules>(config: C) -> Valid<C> {
         Ok(valid) => valid,
         Err(faults) => panic!("{faults:?}"),
     }
+}
+
+/// What a naive timeout did after the shift.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Naive {
+    /// The share of the attempts sent after the shift that were cut off.
+    pub cut_off: f64,
+    /// How long after the shift the timeout for the last time was shorter than the latency's median.
+    pub locked_for_s: f64,
+}
+
+/// How *not* to do it, for contrast: twice the 99th percentile of the last thousand successes. What is cut off teaches it
+/// nothing, so the more it cuts off, the surer it is.
+#[must_use]
+pub fn naive(column: Column, seed: u64) -> Naive {
+    let mut rng = Seeded::new(seed);
+    let (calm, shifted) = (Change::default(), column.change());
+    let latency = Spread::Lognormal { median: Duration::from_millis(20), sigma: 0.5 };
+    let (start, end) = (Instant::ZERO.plus(SHIFT_AT), Instant::ZERO.plus(SHIFT_AT + SHIFT_LASTS));
+    let mut agenda = Agenda::new();
+    let mut successes = VecDeque::new();
+    let mut timeout = timeout::Config::default().initial;
+    let (mut sent, mut cut_off, mut locked_for) = (0u32, 0u32, Duration::ZERO);
+    agenda.enter(Instant::ZERO, None);
+    while let Some((now, took)) = agenda.next() {
+        if let Some(took) = took {
+            successes.push_back(took);
+            if successes.len() > 1_000 {
+                successes.pop_front();
+            }
+            continue;
+        }
+        if now >= end {
+            break;
+        }
+        timeout = percentile_99(&successes).map_or(timeout, |p99| p99 * 2);
+        let change = if now < start { calm } else { shifted };
+        let took =
+            seconds_of(latency.draw(&mut rng).as_secs_f64() * change.slower).saturating_add(change.extra);
+        if took <= timeout {
+            agenda.enter(now.plus(took), Some(took));
+        }
+        if now >= start {
+            sent += 1;
+            cut_off += u32::from(took > timeout);
+            let median = seconds_of(0.02 * change.slower).saturating_add(change.extra);
+            locked_for = if timeout < median { now.since(start) } else { locked_for };
+        }
+        agenda.enter(now.plus(seconds_of(exponential(&mut rng) / 100.0)), None);
+    }
+    Naive { cut_off: f64::from(cut_off) / f64::from(sent.max(1)), locked_for_s: locked_for.as_secs_f64() }
+}
+
+fn percentile_99(samples: &VecDeque<Duration>) -> Option<Duration> {
+    let mut sorted: Vec<Duration> = samples.iter().copied().collect();
+    let place = (sorted.len() * 99).div_ceil(100).checked_sub(1)?;
+    Some(*sorted.select_nth_unstable(place).1)
 }
 
 /// When the latencies shift.

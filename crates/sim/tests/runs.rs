@@ -1,0 +1,174 @@
+//! Properties of whole runs.
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+use proptest::prelude::*;
+use seaworthy_core::record::replay;
+use seaworthy_sim::{Row, Scenario, run};
+
+/// A scenario in which every policy has something to do.
+fn busy(seed: u64, record: bool) -> Scenario {
+    let text = format!(
+        r#"
+[simulation]
+seed = {seed}
+duration = "40s"
+record = {record}
+[clients]
+count = 2
+rate = 60.0
+[service]
+servers = 8
+queue = 200
+latency = {{ median = "20ms", sigma = 0.5 }}
+failures = 0.02
+[[service.change]]
+at = "10s"
+lasts = "5s"
+failures = 0.9
+[[service.change]]
+at = "20s"
+lasts = "3s"
+paused = true
+[[service.change]]
+at = "30s"
+lasts = "5s"
+slower = 4.0
+[upstream.service.breaker]
+hung_after = "1s"
+open_for = "1s"
+open_growth = 1.0
+ramp = "2s"
+[upstream.service.timeout]
+initial = "2s"
+[upstream.service.hedge]
+mode = "enforce"
+[upstream.service.bulkhead]
+concurrency = 20
+queue = 10
+max_wait = "100ms"
+[upstream.service.limit]
+max_in_flight = 40
+"#
+    );
+    Scenario::parse(&text, "busy").unwrap()
+}
+
+fn ended(row: &Row) -> u64 {
+    row.succeeded + row.degraded + row.rejected + row.failed
+}
+
+#[test]
+fn every_policy_has_something_to_do() {
+    let report = run(&busy(1, false));
+    let row = &report.total;
+    for (what, count) in [
+        ("retries", row.retries),
+        ("hedges", row.hedges),
+        ("timeouts", row.timed_out),
+        ("openings", row.opened),
+        ("rejections", row.rejected),
+        ("failures", row.failed),
+    ] {
+        assert!(count > 0, "no {what}:\n{report}");
+    }
+    let calm = &report.phases[0];
+    assert!(calm.success > 0.995, "{report}");
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_and_another_is_another() {
+    let (first, again) = (run(&busy(1, true)), run(&busy(1, true)));
+    assert_eq!(first, again);
+    assert_ne!(first.phases, run(&busy(2, true)).phases);
+}
+
+#[test]
+fn recording_changes_nothing() {
+    let (silent, mut recorded) = (run(&busy(1, false)), run(&busy(1, true)));
+    assert!(recorded.recording.take().is_some());
+    assert_eq!(silent, recorded);
+}
+
+#[test]
+fn a_recorded_run_replays() {
+    let report = run(&busy(1, true));
+    let replayed = replay(&report.recording.unwrap()).unwrap();
+    // Calls that limit or bulkhead refused never began.
+    assert!(replayed.calls > 3_000 && replayed.calls <= report.total.calls, "{replayed:?}");
+    assert_eq!(replayed.gates, 2);
+}
+
+#[test]
+fn a_report_is_json_with_its_seed() {
+    let json: serde_json::Value = serde_json::to_value(run(&busy(9, true))).unwrap();
+    assert_eq!(json["seed"], 9);
+    assert_eq!(json["phases"].as_array().unwrap().len(), 7);
+    assert!(json["total"]["p99_ms"].as_f64().unwrap() > 0.0);
+    assert!(json.get("recording").is_none());
+}
+
+/// Thinking clients call no faster than they are answered: the open loop's backlog can't build up.
+#[test]
+fn in_a_closed_loop_load_follows_the_answers() {
+    let text = r#"
+[simulation]
+duration = "60s"
+[clients]
+count = 10
+think = "100ms"
+[service]
+servers = 1
+latency = "100ms"
+"#;
+    let row = run(&Scenario::parse(text, "closed").unwrap()).total;
+    // One server at 100 ms a request gives ten answers a second, whoever asks.
+    assert!((590..=612).contains(&row.succeeded), "{row:?}");
+    assert!(row.max_ms <= 1_000.1, "{row:?}");
+}
+
+#[test]
+fn every_example_runs() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.ends_with(".scenario.toml") {
+            let scenario = Scenario::parse(&std::fs::read_to_string(&path).unwrap(), &name).unwrap();
+            let report = run(&scenario);
+            assert!(report.to_string().contains(&format!("seed {}", scenario.seed)), "{report}");
+            names.push(name);
+        }
+    }
+    names.sort();
+    assert_eq!(names, ["brownout.scenario.toml", "hedging.scenario.toml", "retries.scenario.toml"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever happens, every call ends once and is counted where it began.
+    #[test]
+    fn every_call_ends_once(
+        seed: u64, servers in 1u32..6, queue in 0u32..50, failures in 0.0f64..1.0, drops: bool, mode in 0usize..3,
+    ) {
+        let mut scenario = busy(seed, true);
+        scenario.duration = std::time::Duration::from_secs(12);
+        scenario.service.servers = Some(servers);
+        scenario.service.queue = Some(queue);
+        scenario.service.failures = failures;
+        scenario.service.drops_cancelled = drops;
+        let mode = [seaworthy_core::Mode::Enforce, seaworthy_core::Mode::Observe, seaworthy_core::Mode::Off][mode];
+        let mut breaker = *scenario.policies.breaker;
+        breaker.mode = mode;
+        scenario.policies.breaker = seaworthy_core::Valid::new(breaker).unwrap();
+        let report = run(&scenario);
+        for row in report.phases.iter().chain([&report.total]) {
+            prop_assert_eq!(ended(row), row.calls, "{}", report);
+        }
+        let extra = report.total.retries + report.total.hedges;
+        prop_assert!(report.total.attempts <= report.total.calls + extra);
+        let replayed = replay(report.recording.as_deref().unwrap());
+        prop_assert!(replayed.is_ok(), "{:?}", replayed);
+    }
+}
