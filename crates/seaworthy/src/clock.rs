@@ -12,18 +12,22 @@ use tokio::time::Instant as TokioInstant;
 #[must_use]
 pub fn now() -> Instant {
     // The origin first: the first moment of all is not before it.
-    origin();
-    to_core(TokioInstant::now())
+    let origin = origin();
+    since(TokioInstant::now(), origin)
 }
 
 /// A moment of tokio's clock as the core counts it.
 #[must_use]
 pub fn to_core(moment: TokioInstant) -> Instant {
-    let origin = origin();
+    since(moment, origin())
+}
+
+fn since(moment: TokioInstant, origin: TokioInstant) -> Instant {
+    let start = Instant::ZERO.plus(HEAD_START);
     match moment.checked_duration_since(origin) {
-        Some(after) => Instant::ZERO.plus(HEAD_START + after),
+        Some(after) => start.plus(after),
         // A paused clock may have stopped before the origin was taken.
-        None => Instant::ZERO.plus(HEAD_START.saturating_sub(origin.duration_since(moment))),
+        None => Instant::from_nanos(start.nanos_since(Instant::ZERO.plus(origin.duration_since(moment)))),
     }
 }
 

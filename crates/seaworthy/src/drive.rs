@@ -145,7 +145,7 @@ type Reply<A> = Result<<A as Attempts>::Ok, <A as Attempts>::Err>;
 )]
 enum Stage {
     Entering(Entering, Repeat),
-    Running(Call, Entry),
+    Running(Call, Option<Entry>),
     Done,
 }
 
@@ -189,7 +189,7 @@ impl<A: Attempts> Flights<A> {
                 Poll::Ready(Ok(entry)) => {
                     let start = Start { deadline: None, repeat, seed: inner.seed(now) };
                     let call = Call::start(inner.plan(), now, start, &mut &inner.commons);
-                    self.stage = Stage::Running(call, entry);
+                    self.stage = Stage::Running(call, Some(entry));
                 }
             }
         }
@@ -325,11 +325,13 @@ impl<A: Attempts> Flights<A> {
     }
 
     fn conclude(&mut self, inner: &Inner, now: Instant, finish: Finish) -> Result<A::Ok, Error<A::Err>> {
-        let Stage::Running(call, entry) = std::mem::replace(&mut self.stage, Stage::Done) else {
+        let Stage::Running(call, entry) = &mut self.stage else {
             unreachable!("only a running call finishes")
         };
-        inner.leave(now, entry);
-        let why = call.into_why();
+        // The call is left where it is: moving it out costs more than deciding anything.
+        inner.leave(now, entry.take());
+        let why = call.take_why();
+        self.stage = Stage::Done;
         inner.told(now, &why);
         match (finish, self.answer.take()) {
             (Finish::Answer { .. }, Some((_, Ok(answer)))) => Ok(answer),
@@ -340,17 +342,17 @@ impl<A: Attempts> Flights<A> {
     }
 
     fn abandon(&mut self, inner: &Inner) {
-        match std::mem::replace(&mut self.stage, Stage::Done) {
+        match &mut self.stage {
             Stage::Done => {}
-            Stage::Entering(entering, _) => entering.leave(inner, clock::now()),
-            Stage::Running(mut call, entry) => {
+            Stage::Entering(entering, _) => entering.leave(inner),
+            Stage::Running(call, entry) => {
                 let now = clock::now();
                 call.on_event(now, Event::CallerGone, &mut &inner.commons);
                 let hedges = self.hedges.drain(..).map(|(flight, _)| flight);
                 for flight in self.main.take().into_iter().chain(hedges) {
                     inner.settle(now, flight.ticket, Outcome::Abandoned);
                 }
-                inner.leave(now, entry);
+                inner.leave(now, entry.take());
             }
         }
     }

@@ -268,7 +268,8 @@ impl Inner {
     }
 
     /// Gives back what a call held.
-    pub(crate) fn leave(&self, now: Instant, entry: Entry) {
+    pub(crate) fn leave(&self, now: Instant, entry: Option<Entry>) {
+        let Some(entry) = entry else { return };
         if let (Some(bulkhead), Some(ticket)) = (&self.bulkhead, entry.place) {
             bulkhead.settle(now, ticket);
         }
@@ -328,11 +329,11 @@ impl Entering {
     }
 
     /// The caller went away on the way in.
-    pub(crate) fn leave(self, inner: &Inner, now: Instant) {
-        if let (Some(bulkhead), Some(waiting)) = (&inner.bulkhead, self.waiting) {
-            waiting.leave(bulkhead, now);
+    pub(crate) fn leave(&mut self, inner: &Inner) {
+        if let (Some(bulkhead), Some(waiting)) = (&inner.bulkhead, self.waiting.take()) {
+            waiting.leave(bulkhead, clock::now());
         }
-        if let Some(permit) = self.permit {
+        if let Some(permit) = self.permit.take() {
             inner.limit.release(permit);
         }
     }

@@ -225,7 +225,8 @@ pub struct Call {
     plan: Plan,
     rng: Seeded,
     started: Instant,
-    deadline: Option<Instant>,
+    /// [`Instant::FAR`] if there is none.
+    deadline: Instant,
     repeat: Repeat,
     /// Why it can't be repeated, where it can't.
     unrepeatable: Reason,
@@ -235,12 +236,17 @@ pub struct Call {
     tries: u8,
     hedges: u8,
     flights: [Option<Flight>; MOST_IN_FLIGHT],
+    in_flight: u8,
     pending: Option<Pending>,
-    hedge_at: Option<Instant>,
+    /// When a hedge is due; [`Instant::FAR`] if none is.
+    hedge_at: Instant,
+    /// The earliest of all dues, kept so that most questions are answered by one comparison.
+    wake: Instant,
     /// A failed head that is kept because it may be the best there will be.
     spare: Option<(u8, Outcome)>,
-    /// Cancels not yet handed out.
-    cancels: [Option<(u8, CancelWhy)>; MOST_IN_FLIGHT + 1],
+    /// Cancels not yet handed out, the last one first.
+    cancels: [(u8, CancelWhy); MOST_CANCELS],
+    to_cancel: u8,
     ending: Option<Finish>,
     finished: bool,
     why: Why,
@@ -251,7 +257,8 @@ struct Flight {
     attempt: u8,
     kind: Kind,
     sent: Instant,
-    due: Option<Instant>,
+    /// When it will be cut off; [`Instant::FAR`] if never.
+    due: Instant,
 }
 
 /// An attempt that was decided and not yet sent.
@@ -266,11 +273,8 @@ impl Call {
     #[must_use]
     pub fn start(plan: Plan, now: Instant, start: Start, shared: &mut impl Shared) -> Self {
         shared.deposit(now);
-        let own = plan.deadline.map(|d| now.plus(d));
-        let deadline = match (own, start.deadline) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let own = plan.deadline.map_or(Instant::FAR, |d| now.plus(d));
+        let deadline = start.deadline.map_or(own, |theirs| theirs.min(own));
         Self {
             plan,
             rng: Seeded::new(start.seed),
@@ -282,10 +286,13 @@ impl Call {
             tries: 0,
             hedges: 0,
             flights: [None; MOST_IN_FLIGHT],
+            in_flight: 0,
             pending: Some(Pending { kind: Kind::First, at: now }),
-            hedge_at: None,
+            hedge_at: Instant::FAR,
+            wake: now,
             spare: None,
-            cancels: [None; MOST_IN_FLIGHT + 1],
+            cancels: [(0, CancelWhy::CallerGone); MOST_CANCELS],
+            to_cancel: 0,
             ending: None,
             finished: false,
             why: Why::new(),
@@ -297,6 +304,8 @@ impl Call {
         if self.ending.is_some() {
             return;
         }
+        // Whatever it is, what is due next may be something else afterwards.
+        self.wake = Instant::ZERO;
         match event {
             Event::Refused { attempt, rejection } => self.refused(now, attempt, rejection, shared),
             Event::Head { attempt, outcome } => self.head(now, attempt, outcome, shared),
@@ -315,21 +324,27 @@ impl Call {
 
     /// What to do at `now`.
     pub fn next_action(&mut self, now: Instant, shared: &mut impl Shared) -> Action {
-        if self.ending.is_none() {
+        if self.ending.is_none() && now >= self.wake {
             self.tick(now, shared);
+            if self.ending.is_none() {
+                self.wake = self.next_timer();
+            }
         }
-        if let Some((attempt, why)) = self.cancels.iter_mut().find_map(Option::take) {
+        if self.to_cancel > 0 {
+            self.to_cancel -= 1;
+            let (attempt, why) = self.cancels[usize::from(self.to_cancel)];
             return Action::Cancel { attempt, why };
         }
         if let Some(finish) = self.ending {
             self.finished = true;
             return Action::Finish(finish);
         }
-        if let Some(pending) = self.pending.filter(|p| p.at <= now) {
-            self.pending = None;
-            return self.send(now, pending.kind, shared);
+        if let Some(pending) = self.pending.take_if(|p| p.at <= now) {
+            let action = self.send(now, pending.kind, shared);
+            self.wake = self.next_timer();
+            return action;
         }
-        Action::Wait(self.next_timer())
+        Action::Wait((self.wake < Instant::FAR).then_some(self.wake))
     }
 
     /// What was decided so far.
@@ -340,8 +355,8 @@ impl Call {
 
     /// The record, for whoever outlives the call.
     #[must_use]
-    pub fn into_why(self) -> Why {
-        self.why
+    pub fn take_why(&mut self) -> Why {
+        core::mem::take(&mut self.why)
     }
 
     /// Adds what a gate of the driver would have done in observe-only mode.
@@ -351,8 +366,8 @@ impl Call {
 
     /// The moment by which the call must be over, if there is one.
     #[must_use]
-    pub const fn deadline(&self) -> Option<Instant> {
-        self.deadline
+    pub fn deadline(&self) -> Option<Instant> {
+        (self.deadline < Instant::FAR).then_some(self.deadline)
     }
 
     /// How many attempts were sent, of any kind.
@@ -376,16 +391,16 @@ impl Call {
     // What time brings.
 
     fn tick(&mut self, now: Instant, shared: &mut impl Shared) {
-        if self.deadline.is_some_and(|d| d <= now) {
+        if self.deadline <= now {
             return self.deadline_passed(now, shared);
         }
         for n in 0..MOST_IN_FLIGHT {
-            if let Some(flight) = self.flights[n].filter(|f| f.due.is_some_and(|due| due <= now)) {
+            if let Some(flight) = self.flights[n].filter(|f| f.due <= now) {
                 self.attempt_due(now, n, flight, shared);
             }
         }
-        if self.hedge_at.is_some_and(|at| at <= now) {
-            self.hedge_at = None;
+        if self.hedge_at <= now {
+            self.hedge_at = Instant::FAR;
             self.hedge_due(now, shared);
         }
     }
@@ -411,12 +426,13 @@ impl Call {
     }
 
     fn attempt_due(&mut self, now: Instant, n: usize, flight: Flight, shared: &mut impl Shared) {
-        let timeout = flight.due.map_or(Duration::ZERO, |due| due.since(flight.sent));
+        let timeout = flight.due.since(flight.sent);
         if self.plan.timeout == Mode::Observe {
-            self.flights[n] = Some(Flight { due: None, ..flight });
+            self.flights[n] = Some(Flight { due: Instant::FAR, ..flight });
             return self.note(now, flight.attempt, What::WouldTimeOut { timeout });
         }
         self.flights[n] = None;
+        self.in_flight -= 1;
         shared.observe(now, Sample::Above(now.since(flight.sent)));
         self.cancel(flight.attempt, CancelWhy::TimedOut);
         self.note(now, flight.attempt, What::TimedOut { timeout });
@@ -469,7 +485,7 @@ impl Call {
         if let Some(extra) = flight.kind.extra() {
             shared.refund(now, extra);
         }
-        if self.in_flight() == 0 {
+        if self.in_flight == 0 {
             let finish = match self.spare.take() {
                 Some((attempt, outcome)) => Finish::Answer { attempt, outcome },
                 None => Finish::Rejected(rejection),
@@ -510,10 +526,10 @@ impl Call {
             self.spare = Some((attempt, outcome));
         }
         // Another attempt that is in flight, or about to be, may yet win; it decides.
-        if self.in_flight() > 0 || self.pending.is_some() {
+        if self.in_flight > 0 || self.pending.is_some() {
             return;
         }
-        self.hedge_at = None;
+        self.hedge_at = Instant::FAR;
         let refusal = match self.retry_at(now, outcome, shared) {
             Ok(at) => {
                 let delay = at.since(now);
@@ -570,22 +586,20 @@ impl Call {
 
     /// Whether an attempt that starts at `at` can be expected to end before the deadline.
     fn fits(&self, now: Instant, at: Instant, shared: &mut impl Shared) -> bool {
-        let Some(deadline) = self.deadline else { return true };
+        if self.deadline == Instant::FAR {
+            return true;
+        }
         let typical = shared.learned(now).typical.unwrap_or(Duration::ZERO);
-        at < deadline && at.plus(typical) <= deadline
+        at < self.deadline && at.plus(typical) <= self.deadline
     }
 
     // Attempts in flight.
 
     fn send(&mut self, now: Instant, kind: Kind, shared: &mut impl Shared) -> Action {
         let learned = shared.learned(now);
-        let own = learned.timeout.map(|timeout| now.plus(timeout));
-        // In observe-only mode the deadline still ends the call, and the timeout is only noted.
-        let due = match (own, self.deadline) {
-            (Some(own), Some(deadline)) if own < deadline => Some(own),
-            (own, None) => own,
-            _ => None,
-        };
+        let own = learned.timeout.map_or(Instant::FAR, |timeout| now.plus(timeout));
+        // From the deadline on, the deadline ends it; in observe-only mode that still holds.
+        let due = if own < self.deadline { own } else { Instant::FAR };
         self.sent += 1;
         match kind {
             Kind::Hedge => {
@@ -595,26 +609,31 @@ impl Call {
             Kind::First | Kind::Retry => self.tries += 1,
         }
         let may_hedge = self.hedges < self.plan.hedges && self.repeat != Repeat::Never;
-        self.hedge_at = learned.hedge_after.filter(|_| may_hedge).map(|after| now.plus(after));
+        let hedge_after = learned.hedge_after.filter(|_| may_hedge);
+        self.hedge_at = hedge_after.map_or(Instant::FAR, |after| now.plus(after));
         let flight = Flight { attempt: self.sent, kind, sent: now, due };
         if let Some(slot) = self.flights.iter_mut().find(|slot| slot.is_none()) {
             *slot = Some(flight);
+            self.in_flight += 1;
         }
-        Action::Send { attempt: self.sent, kind, due: due.or(self.deadline) }
-    }
-
-    fn in_flight(&self) -> usize {
-        self.flights.iter().flatten().count()
+        let ends = due.min(self.deadline);
+        Action::Send { attempt: self.sent, kind, due: (ends < Instant::FAR).then_some(ends) }
     }
 
     /// Takes the attempt out of flight, if it is in flight.
     fn land(&mut self, attempt: u8) -> Option<Flight> {
-        self.flights.iter_mut().find(|f| f.is_some_and(|f| f.attempt == attempt))?.take()
+        let flight = self.flights.iter_mut().find_map(|slot| slot.take_if(|f| f.attempt == attempt))?;
+        self.in_flight -= 1;
+        Some(flight)
     }
 
     fn land_all(&mut self, now: Instant, why: CancelWhy, shared: &mut impl Shared) {
         for n in 0..MOST_IN_FLIGHT {
+            if self.in_flight == 0 {
+                break;
+            }
             let Some(flight) = self.flights[n].take() else { continue };
+            self.in_flight -= 1;
             shared.observe(now, Sample::Above(now.since(flight.sent)));
             self.cancel(flight.attempt, why);
             if why == CancelWhy::LostTheRace {
@@ -625,13 +644,12 @@ impl Call {
         if let Some(extra) = self.pending.take().and_then(|p| p.kind.extra()) {
             shared.refund(now, extra);
         }
-        self.hedge_at = None;
+        self.hedge_at = Instant::FAR;
     }
 
     fn cancel(&mut self, attempt: u8, why: CancelWhy) {
-        if let Some(slot) = self.cancels.iter_mut().find(|slot| slot.is_none()) {
-            *slot = Some((attempt, why));
-        }
+        self.cancels[usize::from(self.to_cancel)] = (attempt, why);
+        self.to_cancel += 1;
     }
 
     fn drop_spare(&mut self) {
@@ -654,10 +672,18 @@ impl Call {
         }
     }
 
-    fn next_timer(&self) -> Option<Instant> {
-        let dues = self.flights.iter().flatten().filter_map(|f| f.due);
-        let others = [self.pending.map(|p| p.at), self.hedge_at, self.deadline];
-        dues.chain(others.into_iter().flatten()).min()
+    fn next_timer(&self) -> Instant {
+        let pending = self.pending.map_or(Instant::FAR, |p| p.at);
+        let mut next = pending.min(self.hedge_at).min(self.deadline);
+        let mut left = self.in_flight;
+        for flight in self.flights.iter().flatten() {
+            next = next.min(flight.due);
+            left -= 1;
+            if left == 0 {
+                break;
+            }
+        }
+        next
     }
 
     fn note(&mut self, now: Instant, attempt: u8, what: What) {
@@ -667,6 +693,8 @@ impl Call {
 
 /// One attempt and three hedges, the most that [`hedge::Config`](super::hedge::Config) allows.
 const MOST_IN_FLIGHT: usize = 4;
+/// Those in flight, and a failed head that was kept: all that a driver can hold between two questions, twice over.
+const MOST_CANCELS: usize = 2 * (MOST_IN_FLIGHT + 1);
 
 #[cfg(test)]
 mod tests;

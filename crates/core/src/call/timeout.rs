@@ -256,7 +256,7 @@ mod tests {
                 false
             });
             sent += u32::from(now >= shift);
-            if now.as_nanos() % 100_000_000 == 0 {
+            if now.as_nanos().is_multiple_of(100_000_000) {
                 timeout.learn(now, &seen);
             }
         }
