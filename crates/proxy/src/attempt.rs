@@ -1,0 +1,246 @@
+//! One attempt: a connection, the request, and the head of its answer.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use seaworthy::shared::bulkhead::Acquire;
+use seaworthy_config::Protocol;
+use seaworthy_core::gate::bulkhead;
+use seaworthy_core::{Failure, Rejection};
+use tokio::net::TcpStream;
+
+use crate::executor::Local;
+use crate::pool::Link;
+use crate::tape::Upload;
+use crate::task::{HasClock, timed};
+use crate::worker::{At, Worker};
+
+/// The head of an answer, and what its body comes from.
+pub(crate) struct Answer {
+    pub parts: response::Parts,
+    pub body: Incoming,
+    /// The connection, if this answer has it for itself.
+    pub link: Option<Box<Link>>,
+    /// The socket, if the connection is not HTTP any more.
+    pub tunnel: Option<(TcpStream, Bytes)>,
+}
+
+/// How an attempt ends.
+pub(crate) struct Done {
+    pub result: Result<Answer, Miss>,
+    /// Its place in the bulkhead, to be held as long as the answer is read.
+    pub place: Option<bulkhead::Ticket>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Miss {
+    /// The bulkhead refused.
+    Refused(Rejection),
+    /// The attempt failed.
+    Failed(Failure),
+}
+
+/// Makes an attempt at `at` with `request`, once the bulkhead has a place for it.
+pub(crate) async fn attempt(home: Rc<Worker>, at: At, request: Request<Upload>) -> Done {
+    let mut place = Place { home: &home, upstream: at.upstream, ticket: None, acquire: Some(Acquire::new()) };
+    if let Err(rejection) = poll_fn(|cx| place.poll(cx)).await {
+        return Done { result: Err(Miss::Refused(rejection)), place: None };
+    }
+    let sent = match home.site.config.upstreams[at.upstream].protocol {
+        Protocol::Http1 => over_http1(&home, at, request).await,
+        Protocol::Http2 => over_http2(&home, at, request).await,
+    };
+    Done { result: sent.map_err(Miss::Failed), place: place.ticket.take() }
+}
+
+/// A place in the bulkhead, or the way to one; gives it back if the attempt is dropped.
+struct Place<'a> {
+    home: &'a Worker,
+    upstream: usize,
+    ticket: Option<bulkhead::Ticket>,
+    acquire: Option<Acquire>,
+}
+
+impl Place<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Rejection>> {
+        let Some(acquire) = &mut self.acquire else { return Poll::Ready(Ok(())) };
+        let now = self.home.clock().now();
+        let polled = acquire.poll(&self.home.service(self.upstream).bulkhead, now, cx);
+        polled.map(|result| {
+            self.acquire = None;
+            self.ticket = Some(result?);
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let (bulkhead, now) = (&self.home.service(self.upstream).bulkhead, self.home.clock().now());
+        if let Some(acquire) = self.acquire.take() {
+            acquire.leave(bulkhead, now);
+        }
+        if let Some(ticket) = self.ticket.take() {
+            bulkhead.settle(now, ticket);
+        }
+    }
+}
+
+async fn over_http1(home: &Worker, at: At, mut request: Request<Upload>) -> Result<Answer, Failure> {
+    loop {
+        let pool = &home.node(at).pool;
+        let mut link = match pool.checkout(home.clock().now()).await {
+            Some(link) => link,
+            None => connect_http1(home, at).await?,
+        };
+        match send(&mut link, request).await {
+            Ok(answer) => {
+                let (parts, body) = answer.into_parts();
+                if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+                    return Ok(Answer { parts, body, link: Some(link), tunnel: None });
+                }
+                let tunnel = Some(upgraded(link).await?);
+                return Ok(Answer { parts, body, link: None, tunnel });
+            }
+            // The endpoint had closed an idle connection, and nothing was sent: not a failure of anybody's.
+            Err(Unsent { request: Some(unsent), .. }) if link.reused => request = unsent,
+            Err(Unsent { request: Some(_), .. }) => return Err(Failure::Unprocessed),
+            Err(Unsent { request: None, .. }) => return Err(Failure::Broken),
+        }
+    }
+}
+
+/// A request that got no answer, and itself if it was never sent.
+struct Unsent {
+    request: Option<Request<Upload>>,
+}
+
+/// Sends `request` and drives the connection until the answer's head is there.
+async fn send(link: &mut Link, request: Request<Upload>) -> Result<http::Response<Incoming>, Unsent> {
+    let mut answer = pin!(link.sender.try_send_request(request));
+    poll_fn(|cx| {
+        link.drive(cx);
+        answer.as_mut().poll(cx).map_err(|mut error| Unsent { request: error.take_message() })
+    })
+    .await
+}
+
+/// Drives a connection whose answer was 101 to its end as HTTP.
+async fn upgraded(mut link: Box<Link>) -> Result<(TcpStream, Bytes), Failure> {
+    poll_fn(|cx| {
+        link.drive(cx);
+        if link.is_closed() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    Ok(link.into_parts())
+}
+
+async fn connect_http1(home: &Worker, at: At) -> Result<Box<Link>, Failure> {
+    let stream = connect(home, at).await?;
+    let mut builder = http1::Builder::new();
+    let limits = &home.site.config.limits;
+    builder.max_headers(limits.headers as usize).max_buf_size(limits.header_bytes as usize);
+    let (sender, conn) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| Failure::Connect)?;
+    Ok(Link::new(sender, conn))
+}
+
+/// A connection to the endpoint within the upstream's connect timeout.
+async fn connect(home: &Worker, at: At) -> Result<TcpStream, Failure> {
+    let upstream = &home.site.config.upstreams[at.upstream];
+    let endpoint = &upstream.endpoints[at.endpoint];
+    let connecting = pin!(TcpStream::connect((endpoint.host.as_str(), endpoint.port)));
+    let until = home.clock().refresh().plus(upstream.connect_timeout);
+    let stream =
+        within(home, until, connecting).await.ok_or(Failure::Connect)?.map_err(|_| Failure::Connect)?;
+    // Heads and small bodies must not wait for the acknowledgement of what went before.
+    stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
+    home.counts(at).connected.add(1);
+    Ok(stream)
+}
+
+/// What `future` yields, unless `until` comes first.
+async fn within<F: Future>(
+    home: &Worker,
+    until: seaworthy_core::Instant,
+    mut future: Pin<&mut F>,
+) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if until <= home.clock().now() => Poll::Ready(None),
+        Poll::Pending => {
+            home.clock().wake_by(until);
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+async fn over_http2(home: &Rc<Worker>, at: At, mut request: Request<Upload>) -> Result<Answer, Failure> {
+    loop {
+        let (mut sender, reused) = sender_http2(home, at).await?;
+        match sender.try_send_request(request).await {
+            Ok(answer) => {
+                let (parts, body) = answer.into_parts();
+                return Ok(Answer { parts, body, link: None, tunnel: None });
+            }
+            Err(mut error) => match error.take_message() {
+                Some(unsent) if reused => {
+                    forget_http2(home, at, &sender).await;
+                    request = unsent;
+                }
+                Some(_) => return Err(Failure::Unprocessed),
+                None if is_refused(error.error()) => return Err(Failure::Unprocessed),
+                None => return Err(Failure::Broken),
+            },
+        }
+    }
+}
+
+/// The shared connection, which is made if there is none that lives.
+async fn sender_http2(home: &Rc<Worker>, at: At) -> Result<(http2::SendRequest<Upload>, bool), Failure> {
+    let mut shared = home.node(at).pool.http2.lock().await;
+    if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
+        return Ok((sender.clone(), true));
+    }
+    let stream = connect(home, at).await?;
+    let mut builder = http2::Builder::new(Local(home.clone()));
+    builder.max_header_list_size(home.site.config.limits.header_bytes as u32).adaptive_window(true);
+    let handshake = builder.handshake(TokioIo::new(stream));
+    let (sender, conn) = handshake.await.map_err(|_| Failure::Connect)?;
+    tokio::task::spawn_local(timed(home.clone(), async move {
+        // How the connection ends, each of its calls learns by itself.
+        let _ = conn.await;
+    }));
+    *shared = Some(sender.clone());
+    Ok((sender, false))
+}
+
+/// Drops the shared connection if it is closed, so that the next call makes another.
+async fn forget_http2(home: &Worker, at: At, closed: &http2::SendRequest<Upload>) {
+    let mut shared = home.node(at).pool.http2.lock().await;
+    if closed.is_closed() || shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
+        *shared = None;
+    }
+}
+
+/// Whether the upstream said that it did not process the request (RFC 9113, section 8.7).
+fn is_refused(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if let Some(error) = inner.downcast_ref::<h2::Error>() {
+            let unprocessed =
+                error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+            return error.reason() == Some(h2::Reason::REFUSED_STREAM) || unprocessed;
+        }
+        source = inner.source();
+    }
+    false
+}

@@ -1,0 +1,186 @@
+//! One call, from its head to the answer's head: what the call machine decides, done with sockets.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
+use seaworthy::classify::Http;
+use seaworthy_config::Repeatable;
+use seaworthy_core::call::{Call, Repeat, Start};
+use seaworthy_core::{Failure, Outcome, Why};
+
+use crate::answer::{Problem, fallback, tell_why};
+use crate::attempt::Answer;
+use crate::client::{Client, Far};
+use crate::download::Download;
+use crate::driver::{Driver, Ending};
+use crate::head::{Asked, Refusal, clean_answer};
+use crate::ledger::{About, Ledger};
+use crate::outgoing::Outgoing;
+use crate::tape::Tape;
+use crate::task::HasClock;
+use crate::worker::Worker;
+
+/// Answers a request.
+pub(crate) async fn serve(
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<Download>, Infallible> {
+    let mut ledger = Ledger::new(client.clone());
+    let (parts, body) = request.into_parts();
+    let asked = match Asked::read(&client, parts) {
+        Ok(asked) => asked,
+        Err(refusal) => return Ok(refuse(ledger, refusal, &HeaderValue::from_static(""), false)),
+    };
+    let home = client.home.clone();
+    if home.site.config.log.access {
+        ledger.about = Some(About {
+            method: asked.method.clone(),
+            target: asked.target.clone(),
+            host: asked.host.clone(),
+            id: asked.id.clone(),
+            trace: asked.trace.clone(),
+        });
+    }
+    let host = asked.host.to_str().ok().filter(|host| !host.is_empty());
+    let Some((route, _)) = home.site.config.route(host, asked.path(), asked.method.as_str()) else {
+        let refusal =
+            Refusal { status: StatusCode::NOT_FOUND, detail: "no route takes this host, path and method" };
+        return Ok(refuse(ledger, refusal, &asked.id, asked.grpc));
+    };
+    ledger.route = Some(route);
+    Ok(route_call(home, ledger, asked, route, body).await)
+}
+
+fn refuse(mut ledger: Box<Ledger>, refusal: Refusal, id: &HeaderValue, grpc: bool) -> Response<Download> {
+    let response = Problem::new(refusal.status, refusal.detail).answer(grpc, id, &Why::new());
+    ledger.status = Some(refusal.status);
+    ledger.complete(Outcome::Ignored);
+    response
+}
+
+async fn route_call(
+    home: Rc<Worker>,
+    mut ledger: Box<Ledger>,
+    asked: Asked,
+    route: usize,
+    body: Incoming,
+) -> Response<Download> {
+    let upstream = home.site.config.routes[route].upstream;
+    let now = home.clock().now();
+    let manner = Manner { id: asked.id.clone(), grpc: asked.grpc, wants_why: asked.wants_why };
+    match home.service(upstream).limit.admit(now) {
+        Ok(permit) => ledger.permit = Some(permit),
+        Err(rejection) => return manner.conclude(ledger, Ending::Rejected(rejection), Why::new()),
+    }
+    let repeat = repeat(&home, route, &asked);
+    let start = Start {
+        deadline: asked.patience.map(|patience| now.plus(patience)),
+        repeat,
+        seed: home.ids.borrow_mut().draw(),
+    };
+    let commons = &home.service(upstream).commons;
+    let call = Call::start(home.site.plans[route], now, start, &mut { commons });
+    let tape = (!body.is_end_stream()).then(|| {
+        let most =
+            if repeat == Repeat::Never { 0 } else { home.site.config.limits.body_replay_bytes as usize };
+        Tape::new(home.clone(), body, most)
+    });
+    let upgrade = asked.upgrade;
+    let outgoing = Outgoing::new(&home, upstream, asked);
+    let mut driver = Driver::new(&home, upstream, call, outgoing, tape);
+    let ending = driver.run().await;
+    ledger.attempts = driver.attempts();
+    let why = driver.why();
+    drop(driver);
+    if let Ending::Answer(answer, _) = &ending
+        && answer.tunnel.is_some()
+        && !upgrade
+    {
+        // Nobody asked for it.
+        return manner.conclude(ledger, Ending::Failed(Outcome::failed(Failure::Broken)), why);
+    }
+    manner.finish(ledger, ending, why).await
+}
+
+/// Whether the request may be sent more than once. One that is another hop's second attempt is not: the hop before us
+/// retries, and two hops of three attempts each would make nine.
+fn repeat(home: &Worker, route: usize, asked: &Asked) -> Repeat {
+    if asked.is_repeat || asked.upgrade {
+        return Repeat::Never;
+    }
+    match home.site.config.routes[route].repeatable {
+        Repeatable::Auto => Http::request(&asked.method, &asked.headers),
+        Repeatable::Always => Repeat::Safe,
+        Repeatable::Never => Repeat::Never,
+    }
+}
+
+/// What the answer must know of the request.
+struct Manner {
+    id: HeaderValue,
+    grpc: bool,
+    wants_why: bool,
+}
+
+impl Manner {
+    async fn finish(self, mut ledger: Box<Ledger>, ending: Ending, why: Why) -> Response<Download> {
+        let Ending::Answer(answer, leg) = ending else { return self.conclude(ledger, ending, why) };
+        let Answer { mut parts, body, link, tunnel } = *answer;
+        ledger.head = Some(ledger.client.home.clock().now());
+        ledger.status = Some(parts.status);
+        ledger.leg = Some(leg);
+        clean_answer(&mut parts.headers, tunnel.is_some());
+        if self.wants_why {
+            tell_why(&mut parts.headers, &why);
+        }
+        ledger.why = why;
+        if let Some((stream, seen)) = tunnel {
+            let client = ledger.client.clone();
+            client.tunnel.set(Some(Far { stream, seen, guard: ledger }));
+            return Response::from_parts(parts, Download::own(bytes::Bytes::new()));
+        }
+        let mut pieces = Some((body, link, ledger));
+        let download = poll_fn(|cx| match pieces.take() {
+            Some((body, link, ledger)) => Poll::Ready(Download::stream(body, link, ledger, self.grpc, cx)),
+            None => Poll::Pending,
+        });
+        Response::from_parts(parts, download.await)
+    }
+
+    /// The answer to a call that the upstream did not answer.
+    fn conclude(&self, mut ledger: Box<Ledger>, ending: Ending, why: Why) -> Response<Download> {
+        let home = ledger.client.home.clone();
+        let counts = &home.tally.routes[ledger.route.unwrap_or(home.site.config.routes.len())];
+        let text;
+        let problem = match &ending {
+            Ending::Rejected(rejection) => {
+                counts.rejected.add(1);
+                text = rejection.to_string();
+                Problem::rejected(rejection, &text)
+            }
+            Ending::Failed(outcome) => Problem::failed(*outcome),
+            Ending::ClientStalled => Problem::new(StatusCode::REQUEST_TIMEOUT, "the request's body stalled"),
+            Ending::ClientBroke => Problem::new(StatusCode::BAD_REQUEST, "the request's body broke off"),
+            Ending::Fallback | Ending::Answer(..) => {
+                counts.fallbacks.add(1);
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the upstream has no answer")
+            }
+        };
+        let mut response =
+            match (&ending, ledger.route.and_then(|n| home.site.config.routes[n].fallback.as_ref())) {
+                (Ending::Fallback, Some(degraded)) => fallback(degraded),
+                _ => problem.answer(self.grpc, &self.id, &why),
+            };
+        if self.wants_why {
+            tell_why(response.headers_mut(), &why);
+        }
+        ledger.status = Some(response.status());
+        ledger.why = why;
+        ledger.complete(Outcome::Ignored);
+        response
+    }
+}

@@ -1,0 +1,192 @@
+//! An answer's body on its way down.
+//!
+//! An HTTP/1.1 upstream's connection is driven from here: polling the body polls the connection, and when the body has
+//! ended the connection goes back to its pool. A slow client doesn't poll, so the upstream is not read: that is all the
+//! back-pressure there needs to be.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::StatusCode;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use seaworthy::classify::Grpc;
+use seaworthy_core::{Failure, Instant, Outcome};
+
+use crate::ledger::Ledger;
+use crate::names;
+use crate::pool::Link;
+use crate::task::HasClock;
+
+/// An answer's body.
+pub(crate) enum Download {
+    /// Our own.
+    Own(Bytes),
+    /// An upstream's.
+    Stream(Stream),
+}
+
+/// An upstream's body.
+pub(crate) struct Stream {
+    body: Incoming,
+    link: Option<Box<Link>>,
+    ledger: Box<Ledger>,
+    grpc: bool,
+    /// Since when the upstream has kept us waiting; [`Instant::FAR`] if it doesn't.
+    waiting_since: Instant,
+    ended: bool,
+}
+
+/// The upstream's body broke off. hyper closes the client's connection, which is how a client learns of it.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// The connection did, or what came was not HTTP.
+    Upstream(hyper::Error),
+    /// Nothing came for too long.
+    Stalled,
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Upstream(_) => "the upstream's answer broke off",
+            Self::Stalled => "the upstream's answer stalled",
+        })
+    }
+}
+
+impl std::error::Error for Broken {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Upstream(error) => Some(error),
+            Self::Stalled => None,
+        }
+    }
+}
+
+impl Download {
+    /// A body of our own.
+    pub(crate) const fn own(bytes: Bytes) -> Self {
+        Self::Own(bytes)
+    }
+
+    /// An upstream's body. If it is there already, as most small ones are, its connection is given back at once.
+    pub(crate) fn stream(
+        body: Incoming,
+        link: Option<Box<Link>>,
+        ledger: Box<Ledger>,
+        grpc: bool,
+        cx: &mut Context<'_>,
+    ) -> Self {
+        let mut stream = Stream { body, link, ledger, grpc, waiting_since: Instant::FAR, ended: false };
+        if stream.body.is_end_stream() {
+            stream.complete(Outcome::Success, cx);
+        }
+        Self::Stream(stream)
+    }
+}
+
+impl Stream {
+    /// The body is complete.
+    fn complete(&mut self, outcome: Outcome, cx: &mut Context<'_>) {
+        if self.ended {
+            return;
+        }
+        self.ended = true;
+        if let (Some(link), Some(leg)) = (self.link.take(), &self.ledger.leg) {
+            let home = &leg.home;
+            home.node(leg.at).pool.give(link, home.clock().now(), cx);
+        }
+        self.ledger.complete(outcome);
+    }
+
+    fn broke(&mut self, failure: Failure) {
+        self.ended = true;
+        self.link = None;
+        self.ledger.broke(failure);
+    }
+
+    fn data(&mut self, now: Instant, data: &Bytes) {
+        self.ledger.bytes += data.len() as u64;
+        // The first message of a gRPC answer says that the upstream works, as a head does elsewhere.
+        if self.grpc
+            && let Some(leg) = &mut self.ledger.leg
+        {
+            leg.settle(now, Outcome::Success);
+        }
+    }
+
+    /// The upstream has nothing for us now.
+    fn wait(&mut self, now: Instant) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let home = &self.ledger.client.home;
+        if self.waiting_since == Instant::FAR {
+            self.waiting_since = now;
+        }
+        let due = self.waiting_since.plus(home.site.config.limits.body_progress_timeout);
+        if due <= now {
+            self.broke(Failure::Timeout);
+            return Poll::Ready(Some(Err(Broken::Stalled)));
+        }
+        home.clock().wake_by(due);
+        Poll::Pending
+    }
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let stream = match self.get_mut() {
+            Self::Own(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Self::Own(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Stream(stream) => stream,
+        };
+        if stream.ended {
+            return Poll::Ready(None);
+        }
+        let now = stream.ledger.client.home.clock().now();
+        if let Some(link) = &mut stream.link {
+            link.drive(cx);
+        }
+        let frame = match Pin::new(&mut stream.body).poll_frame(cx) {
+            Poll::Pending => return stream.wait(now),
+            Poll::Ready(None) => {
+                stream.complete(Outcome::Success, cx);
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(error))) => {
+                stream.broke(Failure::Broken);
+                return Poll::Ready(Some(Err(Broken::Upstream(error))));
+            }
+            Poll::Ready(Some(Ok(frame))) => frame,
+        };
+        stream.waiting_since = Instant::FAR;
+        if let Some(data) = frame.data_ref() {
+            stream.data(now, data);
+            if stream.body.is_end_stream() {
+                stream.complete(Outcome::Success, cx);
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            let is_status = stream.grpc && trailers.contains_key(names::GRPC_STATUS);
+            let outcome = if is_status { Grpc::response(StatusCode::OK, trailers) } else { Outcome::Success };
+            stream.complete(outcome, cx);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_empty(),
+            Self::Stream(stream) => stream.ended,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(stream) if stream.ended => SizeHint::with_exact(0),
+            Self::Stream(stream) => stream.body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! Does what the machine of one call says, and tells it what happened.
+//!
+//! The attempt that is not a hedge lives in the call's own future; only hedges are boxed. Everything happens in the task
+//! of the client's connection, which is polled whenever an attempt's connection has news.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use http::Request;
+use seaworthy::classify::{Grpc, Http};
+use seaworthy::shared::{Commons, breaker};
+use seaworthy_core::call::{Action, Call, Event, Finish, Kind};
+use seaworthy_core::{Failure, Instant, Outcome, Policy, Reason, Rejection, Why};
+
+use crate::attempt::{Answer, Done, Miss, attempt};
+use crate::balance;
+use crate::ledger::Leg;
+use crate::names;
+use crate::outgoing::Outgoing;
+use crate::tape::{Tape, Upload};
+use crate::task::HasClock;
+use crate::worker::{At, Worker};
+
+/// How a call ends, for the client.
+pub(crate) enum Ending {
+    /// With an upstream's answer.
+    Answer(Box<Answer>, Leg),
+    /// Without one.
+    Failed(Outcome),
+    /// With our refusal.
+    Rejected(Rejection),
+    /// With the fallback.
+    Fallback,
+    /// The client stopped sending its body.
+    ClientStalled,
+    /// The client broke off in its body.
+    ClientBroke,
+}
+
+/// Drives one call.
+pub(crate) struct Driver<'a> {
+    home: &'a Rc<Worker>,
+    commons: &'a Commons,
+    upstream: usize,
+    call: Call,
+    outgoing: Outgoing,
+    tape: Option<Rc<Tape>>,
+    legs: Legs,
+    tried: Tried,
+    /// The answers that are held: one that may be the best there will be, and one that has just come.
+    held: [Option<(u8, Box<Answer>)>; 2],
+    told_spent: bool,
+}
+
+/// What is in flight.
+struct Flights<'p, F, M> {
+    main: Pin<&'p mut Option<F>>,
+    /// The attempt in `main`; 0 if there is none.
+    main_is: u8,
+    others: &'p mut Vec<(u8, Pin<Box<F>>)>,
+    make: M,
+}
+
+impl<'a> Driver<'a> {
+    pub(crate) fn new(
+        home: &'a Rc<Worker>,
+        upstream: usize,
+        call: Call,
+        outgoing: Outgoing,
+        tape: Option<Rc<Tape>>,
+    ) -> Self {
+        Self {
+            home,
+            commons: &home.service(upstream).commons,
+            upstream,
+            call,
+            outgoing,
+            tape,
+            legs: Legs::default(),
+            tried: Tried::default(),
+            held: [None, None],
+            told_spent: false,
+        }
+    }
+
+    /// How many attempts were made.
+    pub(crate) const fn attempts(&self) -> u8 {
+        self.call.attempts()
+    }
+
+    /// What was decided.
+    pub(crate) fn why(&self) -> Why {
+        self.call.why().clone()
+    }
+
+    /// Drives the call to its end.
+    pub(crate) async fn run(&mut self) -> Ending {
+        let mut main = pin!(None);
+        let mut others = Vec::new();
+        let mut main_is = 0;
+        poll_fn(|cx| {
+            let mut flights = Flights { main: main.as_mut(), main_is, others: &mut others, make: attempt };
+            let polled = self.poll(&mut flights, cx);
+            main_is = flights.main_is;
+            polled
+        })
+        .await
+    }
+
+    fn poll<F, M>(&mut self, flights: &mut Flights<'_, F, M>, cx: &mut Context<'_>) -> Poll<Ending>
+    where
+        F: Future<Output = Done>,
+        M: Fn(Rc<Worker>, At, Request<Upload>) -> F,
+    {
+        loop {
+            let now = self.home.clock().now();
+            self.tell_if_spent(now);
+            let until = match self.act(now, flights) {
+                Ok(ending) => return Poll::Ready(ending),
+                Err(until) => until,
+            };
+            let Some((attempt, done)) = flights.poll(cx) else {
+                if let Some(ending) = self.client_stalled(now) {
+                    return Poll::Ready(ending);
+                }
+                if let Some(until) = until {
+                    self.home.clock().wake_by(until);
+                }
+                return Poll::Pending;
+            };
+            if done.result.is_err() && self.tape.as_ref().is_some_and(|tape| tape.is_broken()) {
+                return Poll::Ready(Ending::ClientBroke);
+            }
+            self.ended(now, attempt, done);
+        }
+    }
+
+    /// Performs actions until there is nothing to do: then the moment until which that holds is the error.
+    fn act<F, M>(&mut self, now: Instant, flights: &mut Flights<'_, F, M>) -> Result<Ending, Option<Instant>>
+    where
+        F: Future<Output = Done>,
+        M: Fn(Rc<Worker>, At, Request<Upload>) -> F,
+    {
+        loop {
+            match self.call.next_action(now, &mut &*self.commons) {
+                Action::Send { attempt, kind, due } => self.send(now, attempt, kind, due, flights),
+                Action::Cancel { attempt, why } => {
+                    flights.drop_attempt(attempt);
+                    self.held.iter_mut().for_each(|held| drop(held.take_if(|(held, _)| *held == attempt)));
+                    if let Some(mut leg) = self.legs.take(attempt) {
+                        leg.settle(now, why.outcome());
+                    }
+                }
+                Action::Wait(until) => return Err(until),
+                Action::Finish(finish) => return Ok(self.finish(finish)),
+                _ => unreachable!("the driver knows every action of its core"),
+            }
+        }
+    }
+
+    fn send<F, M>(
+        &mut self,
+        now: Instant,
+        attempt: u8,
+        kind: Kind,
+        due: Option<Instant>,
+        flights: &mut Flights<'_, F, M>,
+    ) where
+        F: Future<Output = Done>,
+        M: Fn(Rc<Worker>, At, Request<Upload>) -> F,
+    {
+        let (at, ticket) = match self.choose(now, kind) {
+            Ok(chosen) => chosen,
+            Err(rejection) => {
+                return self.call.on_event(now, Event::Refused { attempt, rejection }, &mut &*self.commons);
+            }
+        };
+        if let Some(rejection) = ticket.shadow() {
+            self.call.would_reject(now, attempt, rejection);
+        }
+        self.tried.add(at.endpoint);
+        self.legs.put(Leg::new(self.home.clone(), at, attempt, kind, ticket));
+        let upload = self.tape.as_ref().map_or(Upload::Empty, Upload::of);
+        let request = self.outgoing.request(now, attempt, due, upload);
+        flights.add(attempt, (flights.make)(self.home.clone(), at, request));
+    }
+
+    /// An endpoint whose breaker admits the attempt.
+    fn choose(&self, now: Instant, kind: Kind) -> Result<(At, breaker::Ticket), Rejection> {
+        let upstream = self.upstream;
+        let hedge = kind == Kind::Hedge;
+        if hedge && self.tape.as_ref().is_some_and(|tape| !tape.is_whole()) {
+            return Err(Rejection::new(Policy::Hedge, Reason::BodyTooLarge));
+        }
+        let nodes = &self.home.nodes[upstream];
+        let tried = |n: usize| self.tried.has(n);
+        let draw = |below| self.home.ids.borrow_mut().below(below);
+        let mut refusal: Option<Rejection> = None;
+        for endpoint in balance::order(nodes.len(), draw, |n| nodes[n].load.cost(now), tried) {
+            if hedge && tried(endpoint) {
+                continue;
+            }
+            let at = At { upstream, endpoint };
+            match self.home.service(upstream).breakers[endpoint].admit_telling(now) {
+                (Ok(ticket), change) => {
+                    self.changed(at, change);
+                    return Ok((at, ticket));
+                }
+                (Err(rejection), change) => {
+                    self.changed(at, change);
+                    self.home.counts(at).refused.add(1);
+                    refusal = Some(sooner(refusal, rejection));
+                }
+            }
+        }
+        match refusal {
+            Some(rejection) if nodes.len() == 1 => Err(rejection),
+            other => Err(Rejection {
+                retry_after: other.and_then(|r| r.retry_after),
+                ..Rejection::new(Policy::Balancer, Reason::NoEndpoint)
+            }),
+        }
+    }
+
+    fn changed(&self, at: At, change: Option<seaworthy_core::gate::breaker::Change>) {
+        if let Some(change) = change {
+            self.home.site.journal.breaker(&self.home.site.config, at, &change);
+        }
+    }
+
+    /// An attempt has ended, or its answer's head is there.
+    fn ended(&mut self, now: Instant, attempt: u8, done: Done) {
+        let Some(leg) = self.legs.find(attempt) else { return };
+        leg.place = done.place;
+        let event = match done.result {
+            Ok(answer) => {
+                let outcome = classify(&answer);
+                // The outcome of a gRPC call is known later, unless the head holds it.
+                if !is_grpc(&answer) || answer.parts.headers.contains_key(names::GRPC_STATUS) {
+                    leg.settle(now, outcome);
+                }
+                if let Some(slot) = self.held.iter_mut().find(|slot| slot.is_none()) {
+                    *slot = Some((attempt, Box::new(answer)));
+                }
+                Event::Head { attempt, outcome }
+            }
+            Err(Miss::Refused(rejection)) => {
+                drop(self.legs.take(attempt));
+                Event::Refused { attempt, rejection }
+            }
+            Err(Miss::Failed(failure)) => {
+                let failure = self.as_replayable(failure);
+                let outcome = Outcome::failed(failure);
+                if let Some(mut leg) = self.legs.take(attempt) {
+                    leg.settle(now, outcome);
+                }
+                Event::Ended { attempt, outcome }
+            }
+        };
+        self.call.on_event(now, event, &mut &*self.commons);
+    }
+
+    /// A request that was not processed can be sent again, but not if its body is gone.
+    fn as_replayable(&self, failure: Failure) -> Failure {
+        let gone = self.tape.as_ref().is_some_and(|tape| !tape.can_restart());
+        if failure == Failure::Unprocessed && gone { Failure::Broken } else { failure }
+    }
+
+    fn finish(&mut self, finish: Finish) -> Ending {
+        match finish {
+            Finish::Answer { attempt, outcome } => {
+                let held = self.held.iter_mut().find_map(|held| held.take_if(|(held, _)| *held == attempt));
+                match (held, self.legs.take(attempt)) {
+                    (Some((_, answer)), Some(leg)) => Ending::Answer(answer, leg),
+                    _ => Ending::Failed(outcome),
+                }
+            }
+            Finish::Failed { outcome, .. } => Ending::Failed(outcome),
+            Finish::Rejected(rejection) => Ending::Rejected(rejection),
+            Finish::Fallback => Ending::Fallback,
+            _ => Ending::Failed(Outcome::Abandoned),
+        }
+    }
+
+    fn tell_if_spent(&mut self, now: Instant) {
+        if !self.told_spent && self.tape.as_ref().is_some_and(|tape| tape.is_spent()) {
+            self.told_spent = true;
+            self.call.on_event(now, Event::CannotRepeat, &mut &*self.commons);
+        }
+    }
+
+    /// Whether the client has kept its own call waiting for too long.
+    fn client_stalled(&self, now: Instant) -> Option<Ending> {
+        let since = self.tape.as_ref()?.waiting_since();
+        if since == Instant::FAR {
+            return None;
+        }
+        let due = since.plus(self.home.site.config.limits.body_progress_timeout);
+        if due <= now {
+            return Some(Ending::ClientStalled);
+        }
+        self.home.clock().wake_by(due);
+        None
+    }
+}
+
+impl Drop for Driver<'_> {
+    fn drop(&mut self) {
+        if !self.call.is_finished() {
+            // The attempts' own dues are settled by their guards.
+            self.call.on_event(self.home.clock().now(), Event::CallerGone, &mut &*self.commons);
+        }
+    }
+}
+
+impl<F: Future<Output = Done>, M> Flights<'_, F, M> {
+    fn add(&mut self, attempt: u8, future: F) {
+        if self.main_is == 0 {
+            self.main_is = attempt;
+            self.main.set(Some(future));
+        } else {
+            self.others.push((attempt, Box::pin(future)));
+        }
+    }
+
+    fn drop_attempt(&mut self, attempt: u8) {
+        if self.main_is == attempt {
+            self.main_is = 0;
+            self.main.set(None);
+        }
+        self.others.retain(|(other, _)| *other != attempt);
+    }
+
+    /// The first attempt that has news.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Option<(u8, Done)> {
+        if let Some(future) = self.main.as_mut().as_pin_mut()
+            && let Poll::Ready(done) = future.poll(cx)
+        {
+            self.main.set(None);
+            return Some((std::mem::take(&mut self.main_is), done));
+        }
+        for n in 0..self.others.len() {
+            if let Poll::Ready(done) = self.others[n].1.as_mut().poll(cx) {
+                let (attempt, _) = self.others.swap_remove(n);
+                return Some((attempt, done));
+            }
+        }
+        None
+    }
+}
+
+/// The dues of the attempts that are not over; more than one only where there are hedges or spare answers.
+#[derive(Default)]
+struct Legs {
+    first: Option<Leg>,
+    more: Vec<Leg>,
+}
+
+impl Legs {
+    fn put(&mut self, leg: Leg) {
+        if self.first.is_none() {
+            self.first = Some(leg);
+        } else {
+            self.more.push(leg);
+        }
+    }
+
+    fn find(&mut self, attempt: u8) -> Option<&mut Leg> {
+        self.first.iter_mut().chain(&mut self.more).find(|leg| leg.attempt == attempt)
+    }
+
+    fn take(&mut self, attempt: u8) -> Option<Leg> {
+        if let Some(leg) = self.first.take_if(|leg| leg.attempt == attempt) {
+            return Some(leg);
+        }
+        let n = self.more.iter().position(|leg| leg.attempt == attempt)?;
+        Some(self.more.swap_remove(n))
+    }
+}
+
+/// The endpoints that were tried.
+#[derive(Default)]
+struct Tried {
+    first: Option<usize>,
+    more: Vec<usize>,
+}
+
+impl Tried {
+    fn add(&mut self, endpoint: usize) {
+        if self.first.is_none() {
+            self.first = Some(endpoint);
+        } else {
+            self.more.push(endpoint);
+        }
+    }
+
+    fn has(&self, endpoint: usize) -> bool {
+        self.first == Some(endpoint) || self.more.contains(&endpoint)
+    }
+}
+
+/// The refusal that ends sooner.
+fn sooner(a: Option<Rejection>, b: Rejection) -> Rejection {
+    match a {
+        Some(a) if a.retry_after.is_some() && (b.retry_after.is_none() || a.retry_after <= b.retry_after) => {
+            a
+        }
+        _ => b,
+    }
+}
+
+fn is_grpc(answer: &Answer) -> bool {
+    let kind = answer.parts.headers.get(http::header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn classify(answer: &Answer) -> Outcome {
+    let (status, headers) = (answer.parts.status, &answer.parts.headers);
+    if headers.contains_key(names::GRPC_STATUS) {
+        Grpc::response(status, headers)
+    } else {
+        Http::response(status, headers)
+    }
+}

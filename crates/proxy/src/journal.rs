@@ -1,0 +1,282 @@
+//! The log: one line a call, one line an event.
+//!
+//! One thread writes, so that a slow disk or a full pipe stops no call. What does not fit into its queue is dropped and
+//! counted.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::StatusCode;
+use seaworthy_config::{Config, Format, Level};
+use seaworthy_core::Why;
+use seaworthy_core::gate::breaker::Change;
+
+use crate::ids;
+use crate::ledger::{About, End};
+use crate::worker::At;
+
+/// One call, as the log tells it.
+pub(crate) struct Access {
+    pub peer: SocketAddr,
+    pub route: Option<usize>,
+    pub at: Option<At>,
+    pub attempts: u8,
+    pub status: Option<StatusCode>,
+    pub head: Option<Duration>,
+    pub total: Duration,
+    pub bytes: u64,
+    pub end: End,
+    pub about: Option<About>,
+    pub why: Why,
+}
+
+enum Line {
+    Access(Box<Access>),
+    Event(String),
+    End,
+}
+
+/// Where lines are sent.
+#[derive(Clone)]
+pub(crate) struct Journal {
+    lines: SyncSender<Line>,
+    level: Level,
+    format: Format,
+}
+
+/// The thread that writes.
+pub(crate) struct Writer {
+    thread: JoinHandle<()>,
+    lines: SyncSender<Line>,
+}
+
+impl Journal {
+    /// Starts the thread that writes to standard error.
+    pub(crate) fn start(config: &Config) -> std::io::Result<(Self, Writer)> {
+        let (lines, queue) = sync_channel(QUEUE);
+        let names = Names::of(config);
+        let thread = std::thread::Builder::new().name("log".into()).spawn(move || write(&queue, &names))?;
+        let journal = Self { lines: lines.clone(), level: config.log.level, format: config.log.format };
+        Ok((journal, Writer { thread, lines }))
+    }
+
+    /// Logs a call; false if the writer is too far behind.
+    pub(crate) fn access(&self, access: Access) -> bool {
+        !matches!(self.lines.try_send(Line::Access(Box::new(access))), Err(TrySendError::Full(_)))
+    }
+
+    /// Logs that something happened; `fields` are names and values.
+    pub(crate) fn event(&self, level: Level, event: &str, fields: &[(&str, &str)]) {
+        if level > self.level {
+            return;
+        }
+        let mut line = Text::new(self.format);
+        line.time();
+        line.text("level", level.name());
+        line.text("event", event);
+        for (name, value) in fields {
+            line.text(name, value);
+        }
+        // An event that does not fit is one among thousands of lines that say the same.
+        let _ = self.lines.try_send(Line::Event(line.finish()));
+    }
+
+    /// Logs that a breaker changed.
+    pub(crate) fn breaker(&self, config: &Config, at: At, change: &Change) {
+        let upstream = &config.upstreams[at.upstream];
+        self.event(
+            Level::Warn,
+            "breaker",
+            &[
+                ("upstream", &upstream.name),
+                ("endpoint", &upstream.endpoints[at.endpoint].authority()),
+                ("from", change.from.name()),
+                ("to", change.to.name()),
+                ("cause", change.cause.name()),
+            ],
+        );
+    }
+}
+
+impl Writer {
+    /// Waits until what was sent before is written.
+    pub(crate) fn finish(self) {
+        // If the thread is gone there is nothing to wait for.
+        let _ = self.lines.send(Line::End);
+        let _ = self.thread.join();
+    }
+}
+
+/// What places are called.
+struct Names {
+    routes: Vec<String>,
+    upstreams: Vec<(String, Vec<String>)>,
+    format: Format,
+}
+
+impl Names {
+    fn of(config: &Config) -> Self {
+        let upstreams = config.upstreams.iter().map(|upstream| {
+            (upstream.name.clone(), upstream.endpoints.iter().map(|endpoint| endpoint.authority()).collect())
+        });
+        Self {
+            routes: config.routes.iter().map(|route| route.name.clone()).collect(),
+            upstreams: upstreams.collect(),
+            format: config.log.format,
+        }
+    }
+}
+
+fn write(queue: &Receiver<Line>, names: &Names) {
+    let mut batch = String::new();
+    while let Ok(first) = queue.recv() {
+        let mut next = Some(first);
+        while let Some(line) = next {
+            match line {
+                Line::Access(access) => batch.push_str(&render(&access, names)),
+                Line::Event(line) => batch.push_str(&line),
+                Line::End => {
+                    let _ = std::io::stderr().write_all(batch.as_bytes());
+                    return;
+                }
+            }
+            next = if batch.len() < BATCH { queue.try_recv().ok() } else { None };
+        }
+        // There is nowhere to tell that the log can't be written.
+        let _ = std::io::stderr().write_all(batch.as_bytes());
+        batch.clear();
+    }
+}
+
+fn render(access: &Access, names: &Names) -> String {
+    let mut line = Text::new(names.format);
+    line.time();
+    line.text("event", "call");
+    if let Some(about) = &access.about {
+        line.text("request_id", about.id.to_str().unwrap_or(""));
+        line.text("trace_id", ids::trace_id(&about.trace).unwrap_or(""));
+        line.text("method", about.method.as_str());
+        line.text("host", about.host.to_str().unwrap_or(""));
+        line.text("path", about.target.path());
+    }
+    line.text("client", &access.peer.ip().to_string());
+    line.text("route", access.route.map_or("", |n| &names.routes[n]));
+    if let Some(at) = access.at {
+        let (upstream, endpoints) = &names.upstreams[at.upstream];
+        line.text("upstream", upstream);
+        line.text("endpoint", &endpoints[at.endpoint]);
+    }
+    line.number("attempts", f64::from(access.attempts));
+    line.number("status", access.status.map_or(0.0, |s| f64::from(s.as_u16())));
+    if let Some(head) = access.head {
+        line.number("head_ms", millis(head));
+    }
+    line.number("total_ms", millis(access.total));
+    line.number("bytes", access.bytes as f64);
+    line.text("end", access.end.name());
+    if !access.why.is_empty() {
+        line.text("why", &access.why.to_string());
+    }
+    line.finish()
+}
+
+/// Milliseconds with microseconds behind the point.
+fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
+}
+
+/// One line.
+struct Text {
+    line: String,
+    json: bool,
+}
+
+impl Text {
+    fn new(format: Format) -> Self {
+        let json = format == Format::Json;
+        Self { line: if json { "{" } else { "" }.to_owned(), json }
+    }
+
+    fn time(&mut self) {
+        #[expect(clippy::disallowed_methods, reason = "a log line tells people when it was written")]
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = rfc3339(now);
+        self.text("time", &time);
+    }
+
+    fn name(&mut self, name: &str) {
+        if self.line.len() > 1 {
+            self.line.push(if self.json { ',' } else { ' ' });
+        }
+        // Writing to a string can't fail.
+        let _ = if self.json { write!(self.line, "\"{name}\":") } else { write!(self.line, "{name}=") };
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+        if !self.json && !value.is_empty() && value.bytes().all(plain) {
+            self.line.push_str(value);
+        } else {
+            let _ = write!(self.line, "{}", serde_json::Value::from(value));
+        }
+    }
+
+    fn number(&mut self, name: &str, value: f64) {
+        self.name(name);
+        let _ = write!(self.line, "{value}");
+    }
+
+    fn finish(mut self) -> String {
+        self.line.push_str(if self.json { "}\n" } else { "\n" });
+        self.line
+    }
+}
+
+/// A time since 1970 as RFC 3339 writes it, to the millisecond. The date by Howard Hinnant, "chrono-Compatible Low-Level
+/// Date Algorithms", `civil_from_days`.
+fn rfc3339(since_1970: Duration) -> String {
+    let (seconds, ms) = (since_1970.as_secs(), since_1970.subsec_millis());
+    let days = seconds / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (h, m, s) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+}
+
+/// Lines that wait for the writer at most: a second of a busy proxy, some ten megabytes.
+const QUEUE: usize = 16 * 1024;
+/// Bytes written at a time.
+const BATCH: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_rfc_3339_has_them() {
+        assert_eq!(rfc3339(Duration::ZERO), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(Duration::from_millis(951_782_400_123)), "2000-02-29T00:00:00.123Z");
+        assert_eq!(rfc3339(Duration::from_secs(4_102_444_799)), "2099-12-31T23:59:59.000Z");
+    }
+
+    #[test]
+    fn a_value_cannot_break_out_of_its_line() {
+        for format in [Format::Json, Format::Text] {
+            let mut line = Text::new(format);
+            line.text("path", "/a\"b\nc");
+            let line = line.finish();
+            assert_eq!(line.matches('\n').count(), 1, "{line}");
+            assert!(line.contains(r#"/a\"b\nc"#), "{line}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What is to be settled when an attempt or a call ends, however it ends.
+//!
+//! A call can end in many places: answered, broken off in the middle of its body, or dropped because the client went
+//! away. So what it holds sits in guards, and dropping one settles it as *abandoned*, which is neutral.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, StatusCode};
+use seaworthy::shared::breaker;
+use seaworthy_core::call::Kind;
+use seaworthy_core::gate::{bulkhead, limit};
+use seaworthy_core::{Failure, Instant, Outcome, Why};
+
+use crate::client::Client;
+use crate::journal::Access;
+use crate::task::HasClock;
+use crate::worker::{At, Worker};
+
+/// One attempt's dues.
+pub(crate) struct Leg {
+    pub home: Rc<Worker>,
+    pub at: At,
+    pub attempt: u8,
+    /// When it was sent.
+    pub sent: Instant,
+    ticket: Option<breaker::Ticket>,
+    /// Its place in the bulkhead.
+    pub place: Option<bulkhead::Ticket>,
+}
+
+impl Leg {
+    pub(crate) fn new(home: Rc<Worker>, at: At, attempt: u8, kind: Kind, ticket: breaker::Ticket) -> Self {
+        home.node(at).load.begin();
+        home.counts(at).start(kind);
+        let sent = home.clock().now();
+        Self { home, at, attempt, sent, ticket: Some(ticket), place: None }
+    }
+
+    /// Settles the breaker's ticket, if it has not been, and counts the outcome.
+    pub(crate) fn settle(&mut self, now: Instant, outcome: Outcome) {
+        let Some(ticket) = self.ticket.take() else { return };
+        self.home.counts(self.at).count(outcome);
+        if outcome != Outcome::Abandoned {
+            self.home.node(self.at).load.observe(now, now.since(self.sent));
+        }
+        self.breaker_settles(now, ticket, outcome);
+    }
+
+    /// Its answer broke off, or ended badly, after it had been settled as a success: that is a failure as well.
+    pub(crate) fn broke_late(&mut self, now: Instant, outcome: Outcome) {
+        self.home.counts(self.at).broken_bodies.add(1);
+        if self.ticket.is_some() {
+            return self.settle(now, outcome);
+        }
+        self.home.counts(self.at).count(outcome);
+        let breaker = &self.home.service(self.at.upstream).breakers[self.at.endpoint];
+        // A breaker that refuses has noticed already.
+        if let Ok(ticket) = breaker.admit(now) {
+            self.breaker_settles(now, ticket, outcome);
+        }
+    }
+
+    fn breaker_settles(&self, now: Instant, ticket: breaker::Ticket, outcome: Outcome) {
+        let breaker = &self.home.service(self.at.upstream).breakers[self.at.endpoint];
+        if let Some(change) = breaker.settle(now, ticket, outcome) {
+            self.home.site.journal.breaker(&self.home.site.config, self.at, &change);
+        }
+    }
+}
+
+impl Drop for Leg {
+    fn drop(&mut self) {
+        let now = self.home.clock().now();
+        self.settle(now, Outcome::Abandoned);
+        self.home.node(self.at).load.end();
+        if let Some(place) = self.place.take() {
+            self.home.service(self.at.upstream).bulkhead.settle(now, place);
+        }
+    }
+}
+
+/// One call's dues.
+pub(crate) struct Ledger {
+    pub client: Rc<Client>,
+    /// Its route; `None` if no route took it.
+    pub route: Option<usize>,
+    pub started: Instant,
+    /// When the answer's head was there.
+    pub head: Option<Instant>,
+    pub status: Option<StatusCode>,
+    /// The upstream's permit to call it.
+    pub permit: Option<limit::Permit>,
+    /// The attempt that is being answered with.
+    pub leg: Option<Leg>,
+    pub attempts: u8,
+    pub bytes: u64,
+    pub why: Why,
+    /// What the log says about the request.
+    pub about: Option<About>,
+    /// How it ended, once it has.
+    end: Option<End>,
+}
+
+/// What the log says about a request.
+pub(crate) struct About {
+    pub method: Method,
+    pub target: PathAndQuery,
+    pub host: HeaderValue,
+    pub id: HeaderValue,
+    pub trace: HeaderValue,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// Answered, whatever the answer.
+    Answered,
+    /// The upstream's answer broke off.
+    Broke,
+    /// The client went away.
+    Gone,
+}
+
+impl End {
+    /// The end's name in the log.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Broke => "broke_off",
+            Self::Gone => "caller_gone",
+        }
+    }
+}
+
+impl Ledger {
+    pub(crate) fn new(client: Rc<Client>) -> Box<Self> {
+        client.marks.begin();
+        Box::new(Self {
+            started: client.home.clock().now(),
+            client,
+            route: None,
+            head: None,
+            status: None,
+            permit: None,
+            leg: None,
+            attempts: 0,
+            bytes: 0,
+            why: Why::new(),
+            about: None,
+            end: None,
+        })
+    }
+
+    /// The answer is complete, and ended well as far as the upstream is concerned, or with `outcome`.
+    pub(crate) fn complete(&mut self, outcome: Outcome) {
+        let now = self.client.home.clock().now();
+        if let Some(leg) = &mut self.leg {
+            if outcome.is_failure() { leg.broke_late(now, outcome) } else { leg.settle(now, outcome) }
+        }
+        self.close(End::Answered);
+    }
+
+    /// The upstream's answer broke off.
+    pub(crate) fn broke(&mut self, failure: Failure) {
+        let now = self.client.home.clock().now();
+        if let Some(leg) = &mut self.leg {
+            leg.broke_late(now, Outcome::failed(failure));
+        }
+        self.close(End::Broke);
+    }
+
+    /// Books the end of the call, once.
+    fn close(&mut self, end: End) {
+        if self.end.is_some() {
+            return;
+        }
+        self.end = Some(end);
+        let home = self.client.home.clone();
+        let now = home.clock().now();
+        self.client.marks.end(now);
+        let (route, config) = (self.route, &home.site.config);
+        if let (Some(permit), Some(route)) = (self.permit.take(), route) {
+            home.service(config.routes[route].upstream).limit.release(permit);
+        }
+        let counts = &home.tally.routes[route.unwrap_or(config.routes.len())];
+        let class = self.status.filter(|_| end != End::Gone).map_or(5, |s| usize::from(s.as_u16() / 100) - 1);
+        counts.requests[class.min(5)].add(1);
+        counts.head.record(self.head.unwrap_or(now).since(self.started));
+        counts.total.record(now.since(self.started));
+        let leg = self.leg.take();
+        if config.log.access {
+            self.log(&home, now, end, leg.as_ref());
+        }
+    }
+
+    fn log(&mut self, home: &Worker, now: Instant, end: End, leg: Option<&Leg>) {
+        let since = |at: Instant| -> Duration { at.since(self.started) };
+        let access = Access {
+            peer: self.client.peer,
+            route: self.route,
+            at: leg.map(|leg| leg.at),
+            attempts: self.attempts,
+            status: self.status,
+            head: self.head.map(since),
+            total: since(now),
+            bytes: self.bytes,
+            end,
+            about: self.about.take(),
+            why: std::mem::take(&mut self.why),
+        };
+        if !home.site.journal.access(access) {
+            home.tally.unlogged.add(1);
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.close(End::Gone);
+    }
+}

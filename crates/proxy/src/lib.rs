@@ -1,0 +1,49 @@
+//! Seaworthy's data plane: a resilient HTTP proxy.
+//!
+//! ```text
+//!  listen -> connection -> call -> driver -> attempt -> pool -> upstream
+//!            (HTTP/1, 2)   |        |  ^
+//!                          head     |  the call machine of seaworthy-core decides
+//!                          route    breakers, budgets, limits: seaworthy::shared
+//! ```
+//!
+//! Everything streams in both directions. One thread a core serves connections of its own, with its own pools, clocks and
+//! counters; only the policies are shared. A call over HTTP/1.1 runs in one task from end to end: the client's connection
+//! polls the call, the call polls the attempt, the attempt polls the upstream's connection.
+//!
+//! What is decided is decided in `seaworthy-core`; what is here reads, writes, waits and counts.
+//!
+//! ```no_run
+//! let config = seaworthy_config::Config::from_command_line("http://localhost:3000", None, None)?;
+//! seaworthy_proxy::run(config)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod admin;
+mod answer;
+mod attempt;
+mod balance;
+mod call;
+mod client;
+mod connection;
+mod download;
+mod driver;
+mod executor;
+mod head;
+mod ids;
+mod journal;
+mod ledger;
+mod listen;
+mod names;
+mod outgoing;
+mod pool;
+mod proxy;
+mod site;
+mod socket;
+mod tally;
+mod tape;
+mod task;
+mod tunnel;
+mod worker;
+
+pub use proxy::{Bound, Error, Proxy, run, run_bound};

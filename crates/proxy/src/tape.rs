@@ -1,0 +1,241 @@
+//! A request's body on its way up, kept as it streams so that another attempt can send it again.
+//!
+//! Every attempt reads the same tape from its start: first what is kept, then, at the live edge, what the client sends
+//! next, which is kept as well as long as it fits. Once it no longer fits, what was kept is let go and the body just
+//! streams; then the attempt at the live edge is the only one that there can be.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use seaworthy_core::Instant;
+
+use crate::task::HasClock;
+use crate::worker::Worker;
+
+/// The body of one call.
+pub(crate) struct Tape {
+    home: Rc<Worker>,
+    reel: RefCell<Reel>,
+    /// The most bytes that are kept.
+    most: usize,
+    /// Since when an attempt has been waiting for the client; [`Instant::FAR`] if none is.
+    waiting_since: Cell<Instant>,
+    /// It did not fit.
+    overflowed: Cell<bool>,
+    /// The client's side broke off or was not HTTP.
+    broke: Cell<bool>,
+}
+
+struct Reel {
+    live: Incoming,
+    kept: Vec<Bytes>,
+    /// Pieces that came, kept or not.
+    pieces: usize,
+    bytes: usize,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+}
+
+impl Tape {
+    /// A tape of what `live` brings that keeps up to `most` bytes.
+    pub(crate) fn new(home: Rc<Worker>, live: Incoming, most: usize) -> Rc<Self> {
+        let reel = Reel { live, kept: Vec::new(), pieces: 0, bytes: 0, trailers: None, ended: false };
+        // A body that is announced to be too long isn't kept at all.
+        let too_long = reel.live.size_hint().lower() > most as u64;
+        Rc::new(Self {
+            home,
+            reel: RefCell::new(reel),
+            most,
+            waiting_since: Cell::new(Instant::FAR),
+            overflowed: Cell::new(too_long),
+            broke: Cell::new(false),
+        })
+    }
+
+    /// Whether it outgrew what is kept, so that it can't be sent again once it was read from.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.overflowed.get()
+    }
+
+    /// Whether another attempt could still begin at its start.
+    pub(crate) fn can_restart(&self) -> bool {
+        !self.overflowed.get() || self.reel.borrow().pieces == 0
+    }
+
+    /// Whether all of it is kept.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.overflowed.get() && self.reel.borrow().ended
+    }
+
+    /// Whether the client's side broke off.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broke.get()
+    }
+
+    /// Since when the client has kept an attempt waiting.
+    pub(crate) fn waiting_since(&self) -> Instant {
+        self.waiting_since.get()
+    }
+
+    fn poll_live(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientBroke>>> {
+        let mut reel = self.reel.borrow_mut();
+        let polled = Pin::new(&mut reel.live).poll_frame(cx);
+        if polled.is_pending() {
+            if self.waiting_since.get() == Instant::FAR {
+                self.waiting_since.set(self.home.clock().now());
+            }
+            return Poll::Pending;
+        }
+        self.waiting_since.set(Instant::FAR);
+        match ready!(polled) {
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(self.keep(&mut reel, frame)))),
+            Some(Err(error)) => {
+                self.broke.set(true);
+                Poll::Ready(Some(Err(ClientBroke::Off(error))))
+            }
+            None => {
+                reel.ended = true;
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn keep(&self, reel: &mut Reel, frame: Frame<Bytes>) -> Frame<Bytes> {
+        if let Some(data) = frame.data_ref() {
+            reel.pieces += 1;
+            reel.bytes = reel.bytes.saturating_add(data.len());
+            // Tiny pieces cost more than their bytes, so their number is bounded as well.
+            if reel.bytes > self.most || reel.kept.len() >= MOST_PIECES {
+                self.overflowed.set(true);
+            }
+            if self.overflowed.get() {
+                reel.kept = Vec::new();
+            } else {
+                reel.kept.push(data.clone());
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            reel.trailers = Some(trailers.clone());
+        }
+        reel.ended = reel.live.is_end_stream();
+        frame
+    }
+}
+
+/// The body of one attempt.
+pub(crate) enum Upload {
+    /// There is none.
+    Empty,
+    /// It is read from the tape.
+    Play {
+        /// The tape.
+        tape: Rc<Tape>,
+        /// How many pieces were read.
+        at: usize,
+        /// Whether the trailers were.
+        done: bool,
+    },
+}
+
+impl Upload {
+    /// The whole of `tape`.
+    pub(crate) fn of(tape: &Rc<Tape>) -> Self {
+        Self::Play { tape: tape.clone(), at: 0, done: false }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = ClientBroke;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientBroke>>> {
+        let Self::Play { tape, at, done } = self.get_mut() else { return Poll::Ready(None) };
+        if *done {
+            return Poll::Ready(None);
+        }
+        let reel = tape.reel.borrow();
+        if let Some(piece) = reel.kept.get(*at) {
+            *at += 1;
+            return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+        }
+        if reel.ended {
+            *done = true;
+            return Poll::Ready(reel.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let behind = *at < reel.pieces;
+        drop(reel);
+        if behind {
+            return Poll::Ready(Some(Err(ClientBroke::NotKept)));
+        }
+        let polled = tape.poll_live(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => *at += 1,
+            Poll::Ready(_) => *done = true,
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Play { done: true, .. } => true,
+            Self::Play { tape, at, .. } => {
+                let reel = tape.reel.borrow();
+                reel.ended && *at >= reel.pieces && reel.trailers.is_none()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Play { tape, at, .. } => {
+                let reel = tape.reel.borrow();
+                let kept: u64 = reel.kept.iter().skip(*at).map(|piece| piece.len() as u64).sum();
+                match reel.live.size_hint().exact() {
+                    Some(rest) => SizeHint::with_exact(kept + rest),
+                    None => SizeHint::new(),
+                }
+            }
+        }
+    }
+}
+
+/// Why a request's body could not be passed on.
+#[derive(Debug)]
+pub(crate) enum ClientBroke {
+    /// It broke off, or was not HTTP.
+    Off(hyper::Error),
+    /// An attempt needed what is no longer kept. The driver starts none that could; this is the backstop.
+    NotKept,
+}
+
+impl fmt::Display for ClientBroke {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off(_) => "the request's body broke off",
+            Self::NotKept => "the request's body is no longer kept",
+        })
+    }
+}
+
+impl std::error::Error for ClientBroke {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Off(error) => Some(error),
+            Self::NotKept => None,
+        }
+    }
+}
+
+/// Pieces kept at most, however small: 4096 are some 200 kB of bookkeeping.
+const MOST_PIECES: usize = 4096;

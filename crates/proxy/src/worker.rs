@@ -1,0 +1,150 @@
+//! One thread's share of the proxy.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use crate::balance::Load;
+use crate::ids::Ids;
+use crate::pool::Pool;
+use crate::site::{Service, Site};
+use crate::tally::{EndpointTally, Tally};
+use crate::task::{Clock, HasClock};
+
+/// One thread's share of the proxy. Everything in it is touched by that thread alone, but for what [`Site`] shares.
+pub(crate) struct Worker {
+    clock: Clock,
+    /// Ids and draws.
+    pub ids: RefCell<Ids>,
+    /// What all workers share.
+    pub site: Arc<Site>,
+    /// By upstream and endpoint.
+    pub nodes: Vec<Vec<Node>>,
+    /// What this worker counts.
+    pub tally: Arc<Tally>,
+    /// Whether connections are to end after the call they carry.
+    draining: Cell<bool>,
+    /// Buffers for headers that no call needs now.
+    pub spare_lists: RefCell<Vec<Vec<(http::HeaderName, http::HeaderValue)>>>,
+    clients: RefCell<HashMap<u64, Waker>>,
+    next_client: Cell<u64>,
+    /// Notified when the last connection has ended.
+    emptied: tokio::sync::Notify,
+}
+
+/// One endpoint, as one worker knows it.
+pub(crate) struct Node {
+    /// Connections to it.
+    pub pool: Pool,
+    /// How busy it is.
+    pub load: Load,
+}
+
+/// Which endpoint of which upstream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct At {
+    /// The upstream.
+    pub upstream: usize,
+    /// Its endpoint.
+    pub endpoint: usize,
+}
+
+impl Worker {
+    pub(crate) fn new(site: Arc<Site>, number: usize, seed: u64) -> Rc<Self> {
+        let node = |most, timeout| Node { pool: Pool::new(most, timeout), load: Load::default() };
+        let nodes = site.config.upstreams.iter().map(|upstream| {
+            let most = upstream.idle_connections as usize;
+            upstream.endpoints.iter().map(|_| node(most, upstream.idle_timeout)).collect()
+        });
+        Rc::new(Self {
+            clock: Clock::new(),
+            ids: RefCell::new(Ids::new(seed)),
+            nodes: nodes.collect(),
+            tally: site.tallies[number].clone(),
+            site,
+            draining: Cell::new(false),
+            spare_lists: RefCell::default(),
+            clients: RefCell::default(),
+            next_client: Cell::new(0),
+            emptied: tokio::sync::Notify::new(),
+        })
+    }
+
+    /// The endpoint at `at`.
+    pub(crate) fn node(&self, at: At) -> &Node {
+        &self.nodes[at.upstream][at.endpoint]
+    }
+
+    /// The counts of the endpoint at `at`.
+    pub(crate) fn counts(&self, at: At) -> &EndpointTally {
+        &self.tally.endpoints[at.upstream][at.endpoint]
+    }
+
+    /// The policies of the upstream.
+    pub(crate) fn service(&self, upstream: usize) -> &Service {
+        &self.site.services[upstream]
+    }
+
+    /// Whether connections are to end.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Has every connection end after the call that it carries.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        for waker in self.clients.borrow().values() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Notes a connection, to be woken when the worker drains; returns its number.
+    pub(crate) fn enter(&self, waker: Waker) -> u64 {
+        let number = self.next_client.get();
+        self.next_client.set(number + 1);
+        self.clients.borrow_mut().insert(number, waker);
+        number
+    }
+
+    /// Forgets a connection.
+    pub(crate) fn leave(&self, number: u64) {
+        self.clients.borrow_mut().remove(&number);
+        if self.draining.get() {
+            self.emptied.notify_one();
+        }
+    }
+
+    /// Waits until there is no connection.
+    pub(crate) async fn emptied(&self) {
+        while !self.clients.borrow().is_empty() {
+            self.emptied.notified().await;
+        }
+    }
+
+    /// Once a second: closes connections that nobody needs, and publishes what goes up and down.
+    pub(crate) fn sweep(&self) {
+        let now = self.clock.refresh();
+        for (upstream, nodes) in self.nodes.iter().enumerate() {
+            for (endpoint, node) in nodes.iter().enumerate() {
+                node.pool.sweep(now);
+                let counts = self.counts(At { upstream, endpoint });
+                counts.idle.set(node.pool.idle() as u64);
+                counts.in_flight.set(u64::from(node.load.in_flight()));
+            }
+        }
+    }
+}
+
+impl HasClock for Worker {
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+}
+
+impl HasClock for Rc<Worker> {
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+}
