@@ -108,7 +108,7 @@ impl Budget {
         let mut budget =
             Self { config, per_call: 0, per_second: 0, balance: 0, crumbs: 0, seen: Instant::ZERO };
         budget.reconfigure(config);
-        budget.balance = budget.most();
+        budget.balance = u64::from(config.burst) * TOKEN;
         budget
     }
 
@@ -172,8 +172,9 @@ impl Budget {
         self.balance = self.balance.saturating_add(whole).min(self.most());
     }
 
+    /// Beside `burst` whole tokens there is room for a fraction, which would otherwise be cut off and the share with it.
     fn most(&self) -> u64 {
-        u64::from(self.config.burst) * TOKEN
+        (u64::from(self.config.burst) + 1) * TOKEN - 1
     }
 }
 
@@ -245,8 +246,7 @@ mod tests {
         #[test]
         fn the_share_is_exact_within_one_token(ten_thousandths in 1u32..10_000, calls in 1u32..30_000) {
             let share = f64::from(ten_thousandths) / 10_000.0;
-            // With room for two tokens, the fraction above the first is not cut off.
-            let mut b = budget(share, 0.0, 2);
+            let mut b = budget(share, 0.0, 1);
             drain(&mut b, Instant::ZERO);
             let granted = (0..calls)
                 .filter(|_| {

@@ -230,6 +230,8 @@ pub struct Call {
     repeat: Repeat,
     /// Why it can't be repeated, where it can't.
     unrepeatable: Reason,
+    /// Whether the request is gone: then not even one that was never sent can be made again.
+    gone: bool,
     /// Attempts sent, of any kind.
     sent: u8,
     /// Attempts sent that were not hedges.
@@ -282,6 +284,7 @@ impl Call {
             deadline,
             repeat: start.repeat,
             unrepeatable: Reason::NotRepeatable,
+            gone: false,
             sent: 0,
             tries: 0,
             hedges: 0,
@@ -317,6 +320,7 @@ impl Call {
             Event::CannotRepeat => {
                 self.repeat = Repeat::Never;
                 self.unrepeatable = Reason::BodyTooLarge;
+                self.gone = true;
             }
             Event::CallerGone => self.caller_gone(now, shared),
         }
@@ -562,7 +566,7 @@ impl Call {
         if !outcome.is_failure() || self.plan.retry == Mode::Off {
             return Err(Reason::NotRetryable);
         }
-        if self.repeat == Repeat::Never && !unsent {
+        if self.repeat == Repeat::Never && (self.gone || !unsent) {
             return Err(self.unrepeatable);
         }
         if self.tries >= self.plan.attempts {

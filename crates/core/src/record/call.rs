@@ -8,7 +8,7 @@ use alloc::string::String;
 use super::Tape;
 use super::text::As;
 use crate::call::{Action, Call, Event, Extra, Learned, Plan, Sample, Shared, Start};
-use crate::{Instant, Rejection};
+use crate::{Instant, Rejection, Why};
 
 /// A [`Call`] with the same methods, which writes down what passes through them if it has a [`Tape`]. Without one it
 /// costs a pointer and a branch.
@@ -68,6 +68,11 @@ impl RecordedCall {
             tape.line('>', format_args!("would_reject {} {attempt} {}", As(now), As(rejection)));
         }
         self.call.would_reject(now, attempt, rejection);
+    }
+
+    /// [`Call::take_why`].
+    pub fn take_why(&mut self) -> Why {
+        self.call.take_why()
     }
 
     /// Takes what was recorded since the last time: whole lines; nothing if there is no tape.

@@ -152,8 +152,9 @@ impl<S: Service<R>, R> Future for Answer<S, R> {
                 return future.poll(cx);
             }
             ready!(this.service.poll_ready(cx))?;
-            // An attempt is only made while there is a request: the machine is told when there is none.
-            let Some(request) = this.request.take() else { return Poll::Pending };
+            let Some(request) = this.request.take() else {
+                unreachable!("the machine makes no further attempt once it was told that there is no request")
+            };
             let future = this.service.call(request);
             this.future.set(Some(future));
         }

@@ -200,8 +200,10 @@ fn a_body_that_was_not_kept_is_not_sent_again() {
     let mut call = begin(config(), &mut shared);
     actions(&mut call, at(0), &mut shared);
     call.on_event(at(1), Event::CannotRepeat, &mut shared);
-    call.on_event(at(2), Event::Head { attempt: 1, outcome: ERROR }, &mut shared);
-    let finish = Finish::Answer { attempt: 1, outcome: ERROR };
+    // Not even if it never arrived: there is nothing left to send.
+    let outcome = Outcome::failed(Failure::Connect);
+    call.on_event(at(2), Event::Ended { attempt: 1, outcome }, &mut shared);
+    let finish = Finish::Failed { attempt: 1, outcome };
     assert_eq!(actions(&mut call, at(2), &mut shared), [Action::Finish(finish)]);
     assert!(call.why().to_string().ends_with("the request's body was too large to keep"));
 }

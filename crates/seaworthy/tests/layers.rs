@@ -1,0 +1,149 @@
+//! The Tower layers as their users see them, on tokio's paused clock.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use seaworthy::classify::{Classify, Http};
+use seaworthy::core::call::{budget, retry};
+use seaworthy::core::gate::limit;
+use seaworthy::layer::{Breaker, Limit, Retry, Standard, Timeout};
+use seaworthy::{Error, Failure, Outcome, Pipeline, Policy, Reason};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+type Reply = Result<Response<()>, &'static str>;
+
+/// A service that counts its calls and answers as `answer` says for each.
+fn counting(
+    calls: &Arc<AtomicU32>,
+    answer: impl Fn(u32) -> Reply + Clone + Send + 'static,
+) -> impl Service<Request<()>, Response = Response<()>, Error = &'static str, Future: Send> + Clone {
+    let calls = calls.clone();
+    service_fn(move |_request: Request<()>| {
+        let reply = answer(calls.fetch_add(1, Ordering::Relaxed) + 1);
+        async move { reply }
+    })
+}
+
+fn status(status: u16) -> Reply {
+    Ok(Response::builder().status(status).body(()).unwrap())
+}
+
+fn request(method: Method) -> Request<()> {
+    Request::builder().method(method).body(()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_standard_layer_retries_what_http_calls_safe() {
+    for (method, expected) in [(Method::GET, 2), (Method::PUT, 2), (Method::POST, 1)] {
+        let calls = Arc::new(AtomicU32::new(0));
+        let service = counting(&calls, |n| status(if n == 1 { 503 } else { 200 }));
+        let mut service = Standard::new(Pipeline::new("test")).classified(Http).layer(service);
+        let answer = service.ready().await.unwrap().call(request(method.clone())).await.unwrap();
+        assert_eq!(calls.load(Ordering::Relaxed), expected, "{method}");
+        assert_eq!(answer.status().is_success(), expected == 2, "{method}");
+    }
+}
+
+/// Nothing was sent, but the service has taken the request: there is no copy that could be sent again.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_not_kept_is_not_sent_again_even_if_it_never_arrived() {
+    let classify = ConnectErrors;
+    let calls = Arc::new(AtomicU32::new(0));
+    let service = counting(&calls, |_| Err("connection refused"));
+    let mut service = Standard::new(Pipeline::new("test")).classified(classify).layer(service);
+    let error = service.ready().await.unwrap().call(request(Method::POST)).await.unwrap_err();
+    assert_eq!(error.into_service(), Some("connection refused"));
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[derive(Clone)]
+struct ConnectErrors;
+
+impl Classify<Response<()>, &'static str> for ConnectErrors {
+    fn classify(&self, result: Result<&Response<()>, &&'static str>) -> Outcome {
+        match result {
+            Err(_) => Outcome::failed(Failure::Connect),
+            other => Http.classify(other),
+        }
+    }
+}
+
+impl seaworthy::classify::Repeatable<Request<()>> for ConnectErrors {
+    fn repeat(&self, request: &Request<()>) -> seaworthy::Repeat {
+        Http.repeat(request)
+    }
+
+    fn copy(&self, request: &Request<()>) -> Option<Request<()>> {
+        Http.copy(request)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_breaker_layer_opens_and_does_not_ask_the_service() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let mut service = Breaker::new(Default::default()).unwrap().layer(counting(&calls, |_| Err("no")));
+    for _ in 0..5 {
+        service.ready().await.unwrap().call(request(Method::GET)).await.unwrap_err();
+    }
+    let error = service.ready().await.unwrap().call(request(Method::GET)).await.unwrap_err();
+    assert_eq!(error.rejection().unwrap().reason, Reason::Open);
+    assert!(error.retry_after().is_some());
+    assert_eq!(calls.load(Ordering::Relaxed), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timeout_layer_cuts_off() {
+    let hanging = service_fn(|(): ()| pending::<Result<(), ()>>());
+    let numbers = seaworthy::core::call::timeout::Config {
+        fixed: Some(Duration::from_millis(20)),
+        ..Default::default()
+    };
+    let mut service = Timeout::new(numbers).unwrap().layer(hanging);
+    let error = service.ready().await.unwrap().call(()).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limit_layer_refuses_and_clones_share_it() {
+    let hanging = service_fn(|(): ()| pending::<Result<(), ()>>());
+    let numbers = limit::Config { max_in_flight: 1, ..Default::default() };
+    let mut service = Limit::new(numbers).unwrap().layer(hanging);
+    let mut clone = service.clone();
+    let mut first = Box::pin(service.ready().await.unwrap().call(()));
+    assert!(tokio::time::timeout(Duration::from_millis(1), &mut first).await.is_err());
+    let error = clone.ready().await.unwrap().call(()).await.unwrap_err();
+    assert_eq!(error.rejection().unwrap().policy, Policy::Limit);
+}
+
+/// A readied but unused clone of tower's limit holds its permit, and sheds everybody else's calls.
+#[tokio::test(start_paused = true)]
+async fn a_clone_that_is_ready_and_unused_holds_no_permit() {
+    let numbers = limit::Config { max_in_flight: 1, ..Default::default() };
+    let service = service_fn(|n: u32| async move { Ok::<_, ()>(n) });
+    let mut service = Limit::new(numbers).unwrap().layer(service);
+    let mut idle = service.clone();
+    let _ready = idle.ready().await.unwrap();
+    for n in 0..100 {
+        assert_eq!(service.ready().await.unwrap().call(n).await.unwrap(), n);
+    }
+}
+
+/// tower's `TpsBudget` rounds a share of 0.4 up to 0.5 and 0.6 up to 1.
+#[tokio::test(start_paused = true)]
+async fn the_retry_layer_s_budget_is_the_share_that_was_asked_for() {
+    for share in [0.1, 0.4, 0.6, 0.9] {
+        let calls = Arc::new(AtomicU32::new(0));
+        let numbers = (retry::Config::default(), budget::Config { share, per_second: 0.0, burst: 1 });
+        let mut service = Retry::new(numbers).unwrap().layer(counting(&calls, |_| Err("no")));
+        for _ in 0..1_000 {
+            service.ready().await.unwrap().call(request(Method::GET)).await.unwrap_err();
+        }
+        let extra = f64::from(calls.load(Ordering::Relaxed) - 1_000);
+        // The bucket began with one token.
+        assert!((1_000.0 * share..=1_000.0 * share + 1.0).contains(&extra), "{extra} at {share}");
+    }
+}
