@@ -169,7 +169,8 @@ impl Budget {
         let earned = u128::from(elapsed) * u128::from(self.per_second) + u128::from(self.crumbs);
         let whole = u64::try_from(earned / u128::from(TOKEN)).unwrap_or(u64::MAX);
         self.crumbs = (earned % u128::from(TOKEN)) as u64;
-        self.balance = self.balance.saturating_add(whole).min(self.most());
+        let full = u64::from(self.config.burst) * TOKEN;
+        self.balance = self.balance.saturating_add(whole).min(full.max(self.balance));
     }
 
     /// Beside `burst` whole tokens there is room for a fraction, which would otherwise be cut off and the share with it.
