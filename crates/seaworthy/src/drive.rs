@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use seaworthy_core::call::{Action, Call, Event, Finish, Kind, Repeat, Start};
+use seaworthy_core::call::{Action, Event, Finish, Kind, Repeat};
+use seaworthy_core::record::RecordedCall;
 use seaworthy_core::{Instant, Outcome, Why};
 use tokio::time::Sleep;
 
@@ -145,7 +146,7 @@ type Reply<A> = Result<<A as Attempts>::Ok, <A as Attempts>::Err>;
 )]
 enum Stage {
     Entering(Entering, Repeat),
-    Running(Call, Option<Entry>),
+    Running(RecordedCall, Option<Entry>),
     Done,
 }
 
@@ -187,8 +188,7 @@ impl<A: Attempts> Flights<A> {
                     return Next::Done(Err(Error::Rejected { rejection, why: Why::new() }));
                 }
                 Poll::Ready(Ok(entry)) => {
-                    let start = Start { deadline: None, repeat, seed: inner.seed(now) };
-                    let call = Call::start(inner.plan(), now, start, &mut &inner.commons);
+                    let call = inner.start(now, repeat);
                     self.stage = Stage::Running(call, Some(entry));
                 }
             }
@@ -330,6 +330,7 @@ impl<A: Attempts> Flights<A> {
         };
         // The call is left where it is: moving it out costs more than deciding anything.
         inner.leave(now, entry.take());
+        inner.keep(call);
         let why = call.take_why();
         self.stage = Stage::Done;
         inner.told(now, &why);
@@ -348,6 +349,7 @@ impl<A: Attempts> Flights<A> {
             Stage::Running(call, entry) => {
                 let now = clock::now();
                 call.on_event(now, Event::CallerGone, &mut &inner.commons);
+                inner.keep(call);
                 let hedges = self.hedges.drain(..).map(|(flight, _)| flight);
                 for flight in self.main.take().into_iter().chain(hedges) {
                     inner.settle(now, flight.ticket, Outcome::Abandoned);

@@ -26,6 +26,7 @@ mod event;
 pub mod keyed;
 pub mod layer;
 mod pipeline;
+mod recorder;
 pub mod shared;
 mod sync;
 

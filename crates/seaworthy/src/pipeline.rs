@@ -12,14 +12,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
-use seaworthy_core::call::{self, Plan, Repeat};
+use seaworthy_core::call::{self, Plan, Repeat, Start};
 use seaworthy_core::gate::{breaker, bulkhead, limit};
+use seaworthy_core::record::RecordedCall;
 use seaworthy_core::{Fault, Instant, Mode, Outcome, Rejection, Rng, Seeded, Valid, Why};
 
 use crate::classify::{Classify, Plain};
 use crate::clock;
 use crate::drive::{Attempts, Drive};
 use crate::event::{Event, Events, Happening};
+use crate::recorder::Recorder;
 use crate::shared::breaker::Ticket;
 use crate::shared::bulkhead::Acquire;
 use crate::shared::{Breaker, Bulkhead, Commons, Limit};
@@ -73,16 +75,40 @@ impl Pipeline {
     /// # Errors
     /// Everything that is wrong with `config`, at once.
     pub fn with(name: &str, config: Config) -> Result<Self, Vec<Fault>> {
+        Self::build(name, config, false)
+    }
+
+    /// As [`with`](Self::with), and writes down every input and every decision of its calls and its breaker, for
+    /// [`replay`](seaworthy_core::record::replay) on any desk. It costs about a microsecond and some hundred bytes a call,
+    /// which are kept until they are [taken](Self::take_recording).
+    ///
+    /// # Errors
+    /// Everything that is wrong with `config`, at once.
+    pub fn recorded(name: &str, config: Config) -> Result<Self, Vec<Fault>> {
+        Self::build(name, config, true)
+    }
+
+    /// Takes what was recorded since the last time: the breaker's decisions until now, and the calls that have ended. `None`
+    /// if nothing is recorded.
+    #[must_use]
+    pub fn take_recording(&self) -> Option<String> {
+        let recorder = self.inner.recorder.as_ref()?;
+        recorder.keep(&self.inner.breaker.take_recording());
+        Some(recorder.take())
+    }
+
+    fn build(name: &str, config: Config, recorded: bool) -> Result<Self, Vec<Fault>> {
         let parts = Parts::new(config)?;
         let inner = Inner {
             name: name.into(),
             limit: Limit::new(parts.limit),
             bulkhead: parts.bulkhead.map(Bulkhead::new),
-            breaker: Breaker::new(parts.breaker, config.seed),
+            breaker: Breaker::recorded(parts.breaker, config.seed, recorded.then_some(Recorder::BREAKER)),
             commons: Commons::new(parts.call),
             plan: ArcSwap::from_pointee(Plan::new(&parts.call)),
             seed: config.seed,
             events: Events::new(),
+            recorder: recorded.then(|| Recorder::new(parts.call)),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -144,6 +170,9 @@ impl Pipeline {
         self.inner.limit.reconfigure(parts.limit);
         self.inner.breaker.reconfigure(now, parts.breaker);
         self.inner.commons.reconfigure(now, parts.call);
+        if let Some(recorder) = &self.inner.recorder {
+            recorder.reconfigure(parts.call);
+        }
         self.inner.plan.store(Arc::new(Plan::new(&parts.call)));
         Ok(())
     }
@@ -228,16 +257,31 @@ pub struct Inner {
     plan: ArcSwap<Plan>,
     seed: u64,
     events: Events,
+    recorder: Option<Recorder>,
 }
 
 impl Inner {
-    pub(crate) fn plan(&self) -> Plan {
-        **self.plan.load()
+    pub(crate) fn start(&self, now: Instant, repeat: Repeat) -> RecordedCall {
+        let start = Start { deadline: None, repeat, seed: self.seed(now) };
+        match &self.recorder {
+            None => RecordedCall::start(**self.plan.load(), now, start, &mut &self.commons, None),
+            Some(recorder) => {
+                let (plan, tape) = recorder.call();
+                RecordedCall::start(plan, now, start, &mut &self.commons, Some(tape))
+            }
+        }
+    }
+
+    /// Keeps what was recorded of a call that is over.
+    pub(crate) fn keep(&self, call: &mut RecordedCall) {
+        if let Some(recorder) = &self.recorder {
+            recorder.keep(&call.take());
+        }
     }
 
     /// A seed for a call that starts at `now`: from the pipeline's own and the moment, which no two threads have to
     /// share.
-    pub(crate) const fn seed(&self, now: Instant) -> u64 {
+    const fn seed(&self, now: Instant) -> u64 {
         self.seed ^ now.as_nanos()
     }
 

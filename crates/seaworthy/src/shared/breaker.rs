@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 pub use seaworthy_core::gate::breaker::Ticket;
-use seaworthy_core::gate::breaker::{self, Change, Config, Force, Snapshot};
+use seaworthy_core::gate::breaker::{Change, Config, Force, Snapshot};
+use seaworthy_core::record::RecordedBreaker;
 use seaworthy_core::{Instant, Mode, Outcome, Rejection, Valid, nanos};
 
 use super::cells::Cells;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, lock, try_lock};
 
-/// [`breaker::Breaker`] for several threads.
+/// [`seaworthy_core::gate::breaker::Breaker`] for several threads.
 ///
 /// While it is closed, admission is one load and a quick success is counted in the thread's own cell. Everything else takes
 /// the lock, folds the cells and asks the core.
@@ -22,19 +23,25 @@ pub struct Breaker {
     /// Until when the successes in the cells belong to the present slice of the window.
     fold_at: AtomicU64,
     successes: Cells<AtomicU32>,
-    core: Mutex<breaker::Breaker>,
+    core: Mutex<RecordedBreaker>,
 }
 
 impl Breaker {
     /// A closed breaker whose jitter follows from `seed`.
     #[must_use]
     pub fn new(config: Valid<Config>, seed: u64) -> Self {
+        Self::recorded(config, seed, None)
+    }
+
+    /// The same, recorded under the number `id`, if there is one; see [`seaworthy_core::record`].
+    #[must_use]
+    pub fn recorded(config: Valid<Config>, seed: u64, id: Option<u64>) -> Self {
         let breaker = Self {
             published: AtomicU64::new(0),
             slow_after: AtomicU64::new(slow_after(&config)),
             fold_at: AtomicU64::new(0),
             successes: Cells::new(|| AtomicU32::new(0)),
-            core: Mutex::new(breaker::Breaker::new(config, seed)),
+            core: Mutex::new(RecordedBreaker::new(config, seed, id)),
         };
         breaker.publish(&lock(&breaker.core));
         breaker
@@ -105,6 +112,12 @@ impl Breaker {
         self.folded(now).snapshot(now)
     }
 
+    /// Takes what was recorded since the last time; nothing if it is not recorded.
+    #[must_use]
+    pub fn take_recording(&self) -> String {
+        lock(&self.core).take()
+    }
+
     /// Whether calls pass without being asked about, for whoever chooses between endpoints.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -127,13 +140,13 @@ impl Breaker {
         }
     }
 
-    fn folded(&self, now: Instant) -> MutexGuard<'_, breaker::Breaker> {
+    fn folded(&self, now: Instant) -> MutexGuard<'_, RecordedBreaker> {
         let mut core = lock(&self.core);
         self.fold(now, &mut core);
         core
     }
 
-    fn fold(&self, now: Instant, core: &mut breaker::Breaker) {
+    fn fold(&self, now: Instant, core: &mut RecordedBreaker) {
         // What is in the cells happened before the last fold was over for long; after an idle hour it is an hour old.
         let happened = now.min(Instant::from_nanos(self.fold_at.load(Ordering::Relaxed)));
         for cell in self.successes.iter() {
@@ -144,7 +157,7 @@ impl Breaker {
         self.fold_at.store(now.plus(FOLD_EVERY).as_nanos(), Ordering::Relaxed);
     }
 
-    fn publish(&self, core: &breaker::Breaker) {
+    fn publish(&self, core: &RecordedBreaker) {
         let pass = core.is_open_to_all() || core.config().mode == Mode::Off;
         self.published.store(core.generation() << 1 | u64::from(pass), Ordering::Release);
     }
