@@ -126,6 +126,23 @@ latency = "100ms"
     assert!(row.max_ms <= 1_000.1, "{row:?}");
 }
 
+/// The example's claim: with the defaults a service that stood still for ten seconds comes back; with many retries and
+/// nothing that bounds them, the outage outlasts its cause.
+#[test]
+fn only_unbounded_retries_make_an_outage_outlast_its_cause() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/brownout.scenario.toml");
+    let bounded = std::fs::read_to_string(path).unwrap();
+    let unbounded = bounded
+        .replace("max_in_flight = 256", "mode = \"off\"")
+        .replace("open_for = \"2s\"", "mode = \"off\"")
+        + "[upstream.service.bulkhead]\nmode = \"off\"\n[upstream.service.retry]\nattempts = 10\n"
+        + "[upstream.service.budget]\nshare = 1.0\nper_second = 1000.0\n";
+    let after = |text: &str| run(&Scenario::parse(text, path).unwrap()).phases.pop().unwrap();
+    let (bounded, unbounded) = (after(&bounded), after(&unbounded));
+    assert!(bounded.success > 0.8 && bounded.load < 1.1, "{bounded:?}");
+    assert!(unbounded.success < 0.01 && unbounded.load > 5.0, "{unbounded:?}");
+}
+
 #[test]
 fn every_example_runs() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");

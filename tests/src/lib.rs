@@ -1,0 +1,1 @@
+//! The tests that span several crates; each file beside `Cargo.toml` is a target of its own.
