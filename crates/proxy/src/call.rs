@@ -83,7 +83,7 @@ async fn route_call(
         seed: home.ids.borrow_mut().draw(),
     };
     let commons = &home.service(upstream).commons;
-    let call = Call::start(home.site.plans[route], now, start, &mut { commons });
+    let call = Call::start(home.plan(route), now, start, &mut { commons });
     let tape = (!body.is_end_stream()).then(|| {
         let most =
             if repeat == Repeat::Never { 0 } else { home.site.config.limits.body_replay_bytes as usize };

@@ -20,7 +20,7 @@ use crate::ledger::Leg;
 use crate::names;
 use crate::outgoing::Outgoing;
 use crate::tape::{Tape, Upload};
-use crate::task::HasClock;
+use crate::task::{Clock, HasClock};
 use crate::worker::{At, Worker};
 
 /// How a call ends, for the client.
@@ -125,6 +125,7 @@ impl<'a> Driver<'a> {
                 if let Some(ending) = self.client_stalled(now) {
                     return Poll::Ready(ending);
                 }
+                self.legs.tell_overdue(now, self.home.clock());
                 if let Some(until) = until {
                     self.home.clock().wake_by(until);
                 }
@@ -364,6 +365,16 @@ impl Legs {
             self.first = Some(leg);
         } else {
             self.more.push(leg);
+        }
+    }
+
+    /// Tells the breakers what runs for too long, and asks to be woken when something will have.
+    fn tell_overdue(&mut self, now: Instant, clock: &Clock) {
+        for leg in self.first.iter_mut().chain(&mut self.more) {
+            if leg.overdue_at <= now {
+                leg.overdue(now);
+            }
+            clock.wake_by(leg.overdue_at);
         }
     }
 

@@ -25,6 +25,8 @@ pub(crate) struct Leg {
     pub attempt: u8,
     /// When it was sent.
     pub sent: Instant,
+    /// When its breaker is to hear that it still runs; [`Instant::FAR`] if never.
+    pub overdue_at: Instant,
     ticket: Option<breaker::Ticket>,
     /// Its place in the bulkhead.
     pub place: Option<bulkhead::Ticket>,
@@ -35,7 +37,9 @@ impl Leg {
         home.node(at).load.begin();
         home.counts(at).start(kind);
         let sent = home.clock().now();
-        Self { home, at, attempt, sent, ticket: Some(ticket), place: None }
+        let hung_after = home.site.config.upstreams[at.upstream].breaker.hung_after;
+        let overdue_at = hung_after.map_or(Instant::FAR, |after| sent.plus(after));
+        Self { home, at, attempt, sent, overdue_at, ticket: Some(ticket), place: None }
     }
 
     /// Settles the breaker's ticket, if it has not been, and counts the outcome.
@@ -46,6 +50,15 @@ impl Leg {
             self.home.node(self.at).load.observe(now, now.since(self.sent));
         }
         self.breaker_settles(now, ticket, outcome);
+    }
+
+    /// Tells the breaker that the attempt has run for long and still does.
+    pub(crate) fn overdue(&mut self, now: Instant) {
+        self.overdue_at = Instant::FAR;
+        let breaker = &self.home.service(self.at.upstream).breakers[self.at.endpoint];
+        if let Some(change) = self.ticket.as_mut().and_then(|ticket| breaker.overdue(now, ticket)) {
+            self.home.site.journal.breaker(&self.home.site.config, self.at, &change);
+        }
     }
 
     /// Its answer broke off, or ended badly, after it had been settled as a success: that is a failure as well.

@@ -1,11 +1,13 @@
 //! What all workers share: the configuration, and the policies of every upstream.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use seaworthy::shared::{Breaker, Bulkhead, Commons, Limit};
 use seaworthy_config::Config;
-use seaworthy_core::call::Plan;
+use seaworthy_core::call::{self, Plan};
+use seaworthy_core::gate::{breaker, limit};
+use seaworthy_core::{Instant, Mode, Rules, Valid};
 
 use crate::journal::Journal;
 use crate::tally::Tally;
@@ -16,8 +18,10 @@ pub(crate) struct Site {
     pub config: Config,
     /// By upstream.
     pub services: Vec<Service>,
-    /// By route.
-    pub plans: Vec<Plan>,
+    /// What operators may change while it runs.
+    tuning: Mutex<Tuning>,
+    /// Counts the changes of the plans, so that workers notice.
+    pub version: AtomicU64,
     /// Whether new calls are welcome.
     pub ready: AtomicBool,
     /// Client connections there are.
@@ -54,7 +58,8 @@ impl Site {
         });
         Self {
             services: services.collect(),
-            plans: config.routes.iter().map(|route| Plan::new(&route.call)).collect(),
+            tuning: Mutex::new(Tuning::of(&config)),
+            version: AtomicU64::new(0),
             ready: AtomicBool::new(true),
             connections: AtomicU32::new(0),
             turned_away: AtomicU64::new(0),
@@ -63,4 +68,103 @@ impl Site {
             config,
         }
     }
+
+    /// How the calls of each route go, by route.
+    pub(crate) fn plans(&self) -> Vec<Plan> {
+        self.tuning().routes.iter().map(Plan::new).collect()
+    }
+
+    /// The modes in force of the calls to an upstream.
+    pub(crate) fn modes(&self, upstream: usize) -> Modes {
+        let call = self.tuning().upstreams[upstream].call;
+        Modes { timeout: call.timeout.mode, retry: call.retry.mode, hedge: call.hedge.mode }
+    }
+
+    /// Sets the mode of one policy of an upstream, and of the routes that lead to it.
+    ///
+    /// # Errors
+    /// Why it can't be.
+    pub(crate) fn set_mode(
+        &self,
+        now: Instant,
+        upstream: usize,
+        policy: &str,
+        mode: Mode,
+    ) -> Result<(), String> {
+        let mut tuning = self.tuning();
+        let service = &self.services[upstream];
+        let tuned = &mut tuning.upstreams[upstream];
+        match policy {
+            "breaker" => {
+                tuned.breaker = valid(breaker::Config { mode, ..*tuned.breaker })?;
+                service.breakers.iter().for_each(|breaker| breaker.reconfigure(now, tuned.breaker));
+            }
+            "limit" => {
+                tuned.limit = valid(limit::Config { mode, ..*tuned.limit })?;
+                service.limit.reconfigure(tuned.limit);
+            }
+            "timeout" | "retry" | "hedge" => {
+                tuned.call = with_mode(&tuned.call, policy, mode)?;
+                service.commons.reconfigure(now, tuned.call);
+                let routes = self.config.routes.iter().zip(&mut tuning.routes);
+                for (_, call) in routes.filter(|(route, _)| route.upstream == upstream) {
+                    *call = with_mode(call, policy, mode)?;
+                }
+                self.version.fetch_add(1, Ordering::Release);
+            }
+            other => {
+                return Err(format!(
+                    "policy is {other:?}; write \"breaker\", \"limit\", \"timeout\", \"retry\" or \"hedge\""
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn tuning(&self) -> MutexGuard<'_, Tuning> {
+        // A thread that panicked in between has left each value as it was or as it should be.
+        self.tuning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The numbers in force, where operators may change them.
+struct Tuning {
+    upstreams: Vec<Tuned>,
+    /// By route.
+    routes: Vec<Valid<call::Config>>,
+}
+
+struct Tuned {
+    breaker: Valid<breaker::Config>,
+    limit: Valid<limit::Config>,
+    call: Valid<call::Config>,
+}
+
+impl Tuning {
+    fn of(config: &Config) -> Self {
+        let upstreams = config.upstreams.iter();
+        let tuned = upstreams.map(|u| Tuned { breaker: u.breaker, limit: u.limit, call: u.call });
+        Self { upstreams: tuned.collect(), routes: config.routes.iter().map(|route| route.call).collect() }
+    }
+}
+
+/// The modes in force of an upstream's calls.
+pub(crate) struct Modes {
+    pub timeout: Mode,
+    pub retry: Mode,
+    pub hedge: Mode,
+}
+
+fn with_mode(call: &Valid<call::Config>, policy: &str, mode: Mode) -> Result<Valid<call::Config>, String> {
+    let mut call = **call;
+    match policy {
+        "timeout" => call.timeout.mode = mode,
+        "retry" => call.retry.mode = mode,
+        _ => call.hedge.mode = mode,
+    }
+    valid(call)
+}
+
+fn valid<C: Rules>(config: C) -> Result<Valid<C>, String> {
+    Valid::new(config).map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }

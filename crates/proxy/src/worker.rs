@@ -4,7 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
+
+use seaworthy_core::call::Plan;
 
 use crate::balance::Load;
 use crate::ids::Ids;
@@ -24,6 +27,8 @@ pub(crate) struct Worker {
     pub nodes: Vec<Vec<Node>>,
     /// What this worker counts.
     pub tally: Arc<Tally>,
+    /// How the calls of each route go, and the site's version of that.
+    plans: RefCell<(u64, Vec<Plan>)>,
     /// Whether connections are to end after the call they carry.
     draining: Cell<bool>,
     /// Buffers for headers that no call needs now.
@@ -63,6 +68,7 @@ impl Worker {
             ids: RefCell::new(Ids::new(seed)),
             nodes: nodes.collect(),
             tally: site.tallies[number].clone(),
+            plans: RefCell::new((site.version.load(Ordering::Acquire), site.plans())),
             site,
             draining: Cell::new(false),
             spare_lists: RefCell::default(),
@@ -85,6 +91,16 @@ impl Worker {
     /// The policies of the upstream.
     pub(crate) fn service(&self, upstream: usize) -> &Service {
         &self.site.services[upstream]
+    }
+
+    /// How the calls of `route` go.
+    pub(crate) fn plan(&self, route: usize) -> Plan {
+        let version = self.site.version.load(Ordering::Acquire);
+        let mut plans = self.plans.borrow_mut();
+        if plans.0 != version {
+            *plans = (version, self.site.plans());
+        }
+        plans.1[route]
     }
 
     /// Whether connections are to end.

@@ -1,7 +1,5 @@
 //! HTTP/1.1 on both sides.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
 mod common;
 
 use std::sync::atomic::Ordering;

@@ -1,0 +1,93 @@
+//! Every policy's state, as JSON.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use seaworthy::clock;
+use seaworthy_core::gate::breaker::{Force, Snapshot};
+use serde_json::{Value, json};
+
+use crate::site::{Service, Site};
+
+/// The state of everything.
+pub(crate) fn render(site: &Site) -> Value {
+    let upstreams = site.config.upstreams.iter().zip(&site.services).enumerate();
+    let routes = site.config.routes.iter().enumerate().map(|(n, route)| {
+        let sum = |class: usize| site.tallies.iter().map(|tally| tally.routes[n].requests[class].get()).sum::<u64>();
+        json!({
+            "name": route.name,
+            "host": route.host.to_string(),
+            "path": route.path.as_str(),
+            "methods": route.methods,
+            "upstream": site.config.upstreams[route.upstream].name,
+            "requests": {"1xx": sum(0), "2xx": sum(1), "3xx": sum(2), "4xx": sum(3), "5xx": sum(4), "gone": sum(5)},
+        })
+    });
+    json!({
+        "ready": site.ready.load(Ordering::Relaxed),
+        "connections": site.connections.load(Ordering::Relaxed),
+        "routes": routes.collect::<Vec<_>>(),
+        "upstreams": upstreams.map(|(n, (_, service))| upstream(site, n, service)).collect::<Vec<_>>(),
+    })
+}
+
+fn upstream(site: &Site, n: usize, service: &Service) -> Value {
+    let now = clock::now();
+    let config = &site.config.upstreams[n];
+    let (limit, bulkhead, call) =
+        (service.limit.snapshot(), service.bulkhead.snapshot(now), service.commons.snapshot(now));
+    let modes = site.modes(n);
+    let endpoints =
+        config.endpoints.iter().zip(&service.breakers).enumerate().map(|(e, (endpoint, breaker))| {
+            let sum = |pick: fn(&crate::tally::EndpointTally) -> u64| {
+                site.tallies.iter().map(|tally| pick(&tally.endpoints[n][e])).sum::<u64>()
+            };
+            json!({
+                "address": endpoint.authority(),
+                "breaker": breaker_state(&breaker.snapshot(now)),
+                "in_flight": sum(|e| e.in_flight.get()),
+                "idle_connections": sum(|e| e.idle.get()),
+            })
+        });
+    json!({
+        "name": config.name,
+        "protocol": config.protocol.name(),
+        "limit": {
+            "mode": limit.mode.name(), "in_flight": limit.in_flight, "max_in_flight": limit.max_in_flight,
+            "rejected": limit.rejected,
+        },
+        "bulkhead": {
+            "mode": bulkhead.mode.name(), "running": bulkhead.running, "waiting": bulkhead.waiting,
+            "rejected": bulkhead.rejected,
+        },
+        "timeout": {
+            "mode": modes.timeout.name(), "current_ms": millis(call.learned.timeout), "late_ms": millis(call.learned.late),
+            "typical_ms": millis(call.learned.typical), "samples": call.samples,
+        },
+        "retry": {"mode": modes.retry.name(), "tokens": call.retry_tokens},
+        "hedge": {"mode": modes.hedge.name(), "after_ms": millis(call.learned.hedge_after), "tokens": call.hedge_tokens},
+        "endpoints": endpoints.collect::<Vec<_>>(),
+    })
+}
+
+fn breaker_state(seen: &Snapshot) -> Value {
+    json!({
+        "mode": seen.mode.name(),
+        "state": seen.state.name(),
+        "forced": seen.forced.map(|force| match force { Force::Open => "open", Force::Closed => "closed" }),
+        "calls": seen.totals.calls(),
+        "failures": seen.totals.failures,
+        "slow": seen.totals.slow,
+        "consecutive_failures": seen.consecutive,
+        "wait_ms": millis(seen.wait),
+        "share": seen.share,
+        "opened": seen.opened,
+        "rejected": seen.rejected,
+        "would_reject": seen.would_reject,
+    })
+}
+
+/// Milliseconds with microseconds behind the point.
+fn millis(duration: Option<Duration>) -> Option<f64> {
+    duration.map(|duration| duration.as_micros() as f64 / 1e3)
+}
