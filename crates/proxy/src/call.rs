@@ -91,7 +91,7 @@ async fn route_call(
     });
     let upgrade = asked.upgrade;
     let outgoing = Outgoing::new(&home, upstream, asked);
-    let mut driver = Driver::new(&home, upstream, call, outgoing, tape);
+    let mut driver = Driver::new(&home, upstream, call, outgoing, tape, repeat != Repeat::Never);
     let ending = driver.run().await;
     ledger.attempts = driver.attempts();
     let why = driver.why();

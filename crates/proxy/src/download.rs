@@ -34,6 +34,9 @@ pub(crate) struct Stream {
     grpc: bool,
     /// Since when the upstream has kept us waiting; [`Instant::FAR`] if it doesn't.
     waiting_since: Instant,
+    /// What it broke off with, if it did. It is passed on a poll later, as hyper drops what it has not written yet when a
+    /// body fails, and the client is to get what there is.
+    broken: Option<Broken>,
     ended: bool,
 }
 
@@ -78,7 +81,8 @@ impl Download {
         grpc: bool,
         cx: &mut Context<'_>,
     ) -> Self {
-        let mut stream = Stream { body, link, ledger, grpc, waiting_since: Instant::FAR, ended: false };
+        let mut stream =
+            Stream { body, link, ledger, grpc, waiting_since: Instant::FAR, broken: None, ended: false };
         if stream.body.is_end_stream() {
             stream.complete(Outcome::Success, cx);
         }
@@ -100,10 +104,17 @@ impl Stream {
         self.ledger.complete(outcome);
     }
 
-    fn broke(&mut self, failure: Failure) {
-        self.ended = true;
+    fn broke(
+        &mut self,
+        failure: Failure,
+        broken: Broken,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         self.link = None;
         self.ledger.broke(failure);
+        self.broken = Some(broken);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn data(&mut self, now: Instant, data: &Bytes) {
@@ -117,15 +128,14 @@ impl Stream {
     }
 
     /// The upstream has nothing for us now.
-    fn wait(&mut self, now: Instant) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn wait(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let home = &self.ledger.client.home;
         if self.waiting_since == Instant::FAR {
             self.waiting_since = now;
         }
         let due = self.waiting_since.plus(home.site.config.limits.body_progress_timeout);
         if due <= now {
-            self.broke(Failure::Timeout);
-            return Poll::Ready(Some(Err(Broken::Stalled)));
+            return self.broke(Failure::Timeout, Broken::Stalled, cx);
         }
         home.clock().wake_by(due);
         Poll::Pending
@@ -145,19 +155,22 @@ impl Body for Download {
         if stream.ended {
             return Poll::Ready(None);
         }
+        if let Some(broken) = stream.broken.take() {
+            stream.ended = true;
+            return Poll::Ready(Some(Err(broken)));
+        }
         let now = stream.ledger.client.home.clock().now();
         if let Some(link) = &mut stream.link {
             link.drive(cx);
         }
         let frame = match Pin::new(&mut stream.body).poll_frame(cx) {
-            Poll::Pending => return stream.wait(now),
+            Poll::Pending => return stream.wait(now, cx),
             Poll::Ready(None) => {
                 stream.complete(Outcome::Success, cx);
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(error))) => {
-                stream.broke(Failure::Broken);
-                return Poll::Ready(Some(Err(Broken::Upstream(error))));
+                return stream.broke(Failure::Broken, Broken::Upstream(error), cx);
             }
             Poll::Ready(Some(Ok(frame))) => frame,
         };

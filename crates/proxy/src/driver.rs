@@ -70,6 +70,7 @@ impl<'a> Driver<'a> {
         call: Call,
         outgoing: Outgoing,
         tape: Option<Rc<Tape>>,
+        repeatable: bool,
     ) -> Self {
         Self {
             home,
@@ -81,7 +82,8 @@ impl<'a> Driver<'a> {
             legs: Legs::default(),
             tried: Tried::default(),
             held: [None, None],
-            told_spent: false,
+            // What is not to be repeated anyway has a better reason than the size of its body.
+            told_spent: !repeatable,
         }
     }
 

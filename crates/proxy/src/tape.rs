@@ -122,7 +122,8 @@ impl Tape {
         } else if let Some(trailers) = frame.trailers_ref() {
             reel.trailers = Some(trailers.clone());
         }
-        reel.ended = reel.live.is_end_stream();
+        // Nothing follows trailers, though the body doesn't know it yet.
+        reel.ended = reel.trailers.is_some() || reel.live.is_end_stream();
         frame
     }
 }

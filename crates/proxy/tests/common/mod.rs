@@ -131,6 +131,12 @@ impl Client {
         self.reply()
     }
 
+    /// As [`get`](Self::get), from another host.
+    pub fn get_as(&mut self, path: &str, host: &str) -> Reply {
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+        self.reply()
+    }
+
     /// Sends a request whose body has a length and reads the answer.
     pub fn request(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Reply {
         let length = body.len();
