@@ -1,0 +1,268 @@
+//! The demo's child processes, and the promise that none outlives it.
+//!
+//! Three things keep that promise, whichever way the parent ends:
+//!
+//! * dropping a [`Process`] kills and reaps it, with SIGKILL, which a stopped process obeys too;
+//! * every child holds a pipe from the parent as its stdin and ends when the pipe does, which covers a parent that
+//!   could not drop anything because it was killed itself;
+//! * every child has a process group of its own. Ctrl-C then reaches the parent alone, which ends the others in order.
+//!   And when the parent of a *stopped* child dies, the child's group is orphaned, so the kernel sends it SIGHUP and
+//!   SIGCONT (POSIX, `_exit`, "Consequences of Process Termination"): a frozen child can't be left behind either.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+use tokio::sync::oneshot;
+
+use super::script::{Fault, Target};
+use super::service;
+use crate::failure::Failure;
+
+/// The services of the shop, in the order of every table.
+pub(super) const SERVICES: [&str; 4] = ["catalog", "prices", "recommendations", "orders"];
+/// Where orders are placed.
+pub(super) const ORDERS: usize = 3;
+/// What the shop can do without for a while.
+pub(super) const RECOMMENDATIONS: usize = 2;
+/// Instances of each service.
+pub(super) const INSTANCES: usize = 3;
+
+/// A child process.
+pub(super) struct Process {
+    name: String,
+    child: Child,
+    /// The leash: the child ends when this closes.
+    stdin: Option<ChildStdin>,
+}
+
+impl Process {
+    /// Starts `command`, whose stdin becomes the leash.
+    pub(super) fn start(name: impl Into<String>, command: &mut Command) -> Result<Self, Failure> {
+        let name = name.into();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|error| Failure::because(format!("could not start {name}"), error))?;
+        let stdin = child.stdin.take();
+        Ok(Self { name, child, stdin })
+    }
+
+    /// This very program, as `argument ...`.
+    pub(super) fn ourselves(argument: &str) -> Result<Command, Failure> {
+        let program = std::env::current_exe()
+            .map_err(|error| Failure::because("could not find the path of this program", error))?;
+        let mut command = Command::new(program);
+        command.arg(argument);
+        Ok(command)
+    }
+
+    /// Writes a line to its stdin.
+    fn tell(&mut self, line: &str) -> Result<(), Failure> {
+        let written = match &mut self.stdin {
+            Some(stdin) => stdin.write_all(format!("{line}\n").as_bytes()),
+            None => Err(std::io::ErrorKind::BrokenPipe.into()),
+        };
+        written.map_err(|error| Failure::because(format!("could not tell {} to {line}", self.name), error))
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        // A process id fits in the kernel's 32 signed bits; it is ours until we wait for it, so it can't be another's.
+        let id = i32::try_from(self.child.id()).map_err(|error| Failure::because("odd process id", error))?;
+        signal::kill(Pid::from_raw(id), signal)
+            .map_err(|error| Failure::because(format!("could not send {signal} to {}", self.name), error))
+    }
+
+    /// Kills it with SIGKILL and reaps it.
+    fn kill(&mut self) -> Result<(), Failure> {
+        let killed = self.child.kill().and_then(|()| self.child.wait());
+        killed.map(|_| ()).map_err(|error| Failure::because(format!("could not kill {}", self.name), error))
+    }
+
+    /// A failure if it ended without being told to.
+    pub(super) fn must_live(&mut self) -> Result<(), Failure> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(Failure::new(format!("{} ended by itself: {status}", self.name))),
+            Err(error) => Err(Failure::because(format!("could not look after {}", self.name), error)),
+        }
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only if it has ended and been reaped already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The whole shop: every instance of every service.
+pub(super) struct Shop {
+    instances: Vec<Instance>,
+}
+
+struct Instance {
+    service: usize,
+    number: usize,
+    seed: u64,
+    address: SocketAddr,
+    /// `None` while it is killed.
+    process: Option<Process>,
+}
+
+/// The instances' addresses, by service.
+pub(super) type Addresses = [[SocketAddr; INSTANCES]; SERVICES.len()];
+
+impl Shop {
+    /// Starts every instance and waits until each has said where it listens.
+    pub(super) async fn open(seed: u64) -> Result<Self, Failure> {
+        let mut started = Vec::new();
+        for service in 0..SERVICES.len() {
+            for number in 1..=INSTANCES {
+                // Every instance draws its own service times.
+                let seed = seed.wrapping_mul(31).wrapping_add((service * INSTANCES + number) as u64);
+                started.push((service, number, seed, start_instance(service, number, 0, seed)?));
+            }
+        }
+        let mut instances = Vec::new();
+        for (service, number, seed, (process, greeting)) in started {
+            let address = address_of(&process.name, greeting).await?;
+            instances.push(Instance { service, number, seed, address, process: Some(process) });
+        }
+        Ok(Self { instances })
+    }
+
+    pub(super) fn addresses(&self) -> Addresses {
+        let mut addresses = [[SocketAddr::from(([127, 0, 0, 1], 0)); INSTANCES]; SERVICES.len()];
+        for instance in &self.instances {
+            addresses[instance.service][instance.number - 1] = instance.address;
+        }
+        addresses
+    }
+
+    /// The process ids of what lives.
+    pub(super) fn ids(&self) -> Vec<u32> {
+        self.instances.iter().filter_map(|instance| instance.process.as_ref()).map(Process::id).collect()
+    }
+
+    /// A failure if any instance ended that nobody killed.
+    pub(super) fn must_live(&mut self) -> Result<(), Failure> {
+        self.instances
+            .iter_mut()
+            .filter_map(|instance| instance.process.as_mut())
+            .try_for_each(Process::must_live)
+    }
+
+    /// Does `fault` to `target`.
+    pub(super) fn inject(&mut self, fault: Fault, target: Target) -> Result<(), Failure> {
+        for instance in self.hit_by(target) {
+            let Some(process) = &mut instance.process else { continue };
+            match fault {
+                Fault::Killed | Fault::Gone => {
+                    process.kill()?;
+                    instance.process = None;
+                }
+                Fault::Frozen => process.signal(Signal::SIGSTOP)?,
+                Fault::Slow => process.tell(&format!("slow {SLOW_TIMES}"))?,
+                Fault::Failing => process.tell(&format!("fail {FAIL_SHARE}"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes [`Shop::inject`]; what was killed returns on its old port.
+    pub(super) async fn heal(&mut self, fault: Fault, target: Target) -> Result<(), Failure> {
+        for instance in self.hit_by(target) {
+            match (&mut instance.process, fault) {
+                (Some(process), Fault::Frozen) => process.signal(Signal::SIGCONT)?,
+                (Some(process), _) => process.tell("well")?,
+                (None, _) => {
+                    let port = instance.address.port();
+                    let (process, greeting) =
+                        start_instance(instance.service, instance.number, port, instance.seed)?;
+                    address_of(&process.name, greeting).await?;
+                    instance.process = Some(process);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hit_by(&mut self, target: Target) -> impl Iterator<Item = &mut Instance> {
+        self.instances.iter_mut().filter(move |instance| {
+            instance.service == target.service
+                && target.instance.is_none_or(|number| instance.number == number)
+        })
+    }
+}
+
+/// Starts an instance; the receiver gets the first line that it prints.
+fn start_instance(
+    service: usize,
+    number: usize,
+    port: u16,
+    seed: u64,
+) -> Result<(Process, oneshot::Receiver<String>), Failure> {
+    let name = SERVICES[service];
+    let mut command = Process::ourselves("demo-service")?;
+    command
+        .args(["--name", name])
+        .args(["--instance", &number.to_string()])
+        .args(["--port", &port.to_string()])
+        .args(["--seed", &seed.to_string()])
+        .stdout(Stdio::piped());
+    let mut process = Process::start(format!("{name}/{number}"), &mut command)?;
+    let greeting = match process.child.stdout.take() {
+        Some(stdout) => first_line(stdout),
+        None => return Err(Failure::new(format!("{name}/{number} has no stdout"))),
+    };
+    Ok((process, greeting))
+}
+
+/// Reads `stdout` in a thread of its own; an end before the first line shows as a closed receiver.
+fn first_line(stdout: ChildStdout) -> oneshot::Receiver<String> {
+    let (tell, told) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        if BufReader::new(stdout).read_line(&mut line).is_ok_and(|read| read > 0) {
+            // Nobody listens any more if starting was given up meanwhile.
+            let _ = tell.send(line);
+        }
+    });
+    told
+}
+
+async fn address_of(name: &str, greeting: oneshot::Receiver<String>) -> Result<SocketAddr, Failure> {
+    let line = tokio::time::timeout(START_WITHIN, greeting)
+        .await
+        .map_err(|_| Failure::new(format!("{name} did not start within {} s", START_WITHIN.as_secs())))?
+        .map_err(|_| Failure::new(format!("{name} ended before it was ready")))?;
+    line.trim()
+        .strip_prefix(service::READY)
+        .and_then(|address| address.parse().ok())
+        .ok_or_else(|| Failure::new(format!("{name} greeted with {line:?} instead of its address")))
+}
+
+/// Where a child's own words go, so that they can be shown if it fails.
+pub(super) fn words_to(command: &mut Command, log: &File) -> std::io::Result<()> {
+    command.stdout(log.try_clone()?).stderr(log.try_clone()?);
+    Ok(())
+}
+
+/// How much slower a slow instance is.
+pub(super) const SLOW_TIMES: u32 = 50;
+/// Which share of its calls a failing instance fails.
+pub(super) const FAIL_SHARE: f64 = 0.2;
+/// A start takes milliseconds; a machine busy with a build can make it seconds.
+pub(super) const START_WITHIN: Duration = Duration::from_secs(15);

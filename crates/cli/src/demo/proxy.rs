@@ -1,0 +1,188 @@
+//! Seaworthy as the demo runs it: a configuration written for the shop, and `seaworthy run` as a child process.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use super::children::{Addresses, Process, RECOMMENDATIONS, SERVICES, START_WITHIN, words_to};
+use super::ports;
+use crate::failure::Failure;
+
+/// The running proxy. Dropping it ends its process and removes its files.
+pub(super) struct Proxy {
+    /// Where calls go.
+    pub(super) address: SocketAddr,
+    /// Where its state is read.
+    pub(super) admin: SocketAddr,
+    process: Process,
+    log: PathBuf,
+    _directory: Directory,
+}
+
+impl Proxy {
+    /// Writes the configuration, starts the proxy, and waits until it accepts connections.
+    pub(super) async fn start(shop: &Addresses) -> Result<Self, Failure> {
+        let directory = Directory::new()?;
+        let [address, admin] =
+            ports::free().map_err(|error| Failure::because("found no free port for the proxy", error))?;
+        let (file, log) = (directory.0.join("shop.toml"), directory.0.join("proxy.log"));
+        let write = |error| Failure::because(format!("could not write to {}", directory.0.display()), error);
+        fs::write(&file, configuration(shop, address, admin)).map_err(write)?;
+        let words = File::create(&log).map_err(write)?;
+
+        let mut command = Process::ourselves("run")?;
+        command.arg("--leashed").arg(&file);
+        words_to(&mut command, &words).map_err(write)?;
+        let process = Process::start("the proxy", &mut command)?;
+        let mut proxy = Self { address, admin, process, log, _directory: directory };
+        for address in [address, admin] {
+            proxy.accepts(address).await?;
+        }
+        Ok(proxy)
+    }
+
+    /// Waits until `address` accepts connections.
+    async fn accepts(&mut self, address: SocketAddr) -> Result<(), Failure> {
+        let begun = Instant::now();
+        while let Err(error) = TcpStream::connect(address).await {
+            self.must_live()?;
+            if begun.elapsed() > START_WITHIN {
+                return Err(Failure::because(format!("the proxy does not listen on {address}"), error));
+            }
+            sleep(BETWEEN_TRIES).await;
+        }
+        Ok(())
+    }
+
+    /// A failure, with what the proxy said last, if it has ended.
+    pub(super) fn must_live(&mut self) -> Result<(), Failure> {
+        self.process.must_live().map_err(|failure| {
+            let words =
+                fs::read_to_string(&self.log).unwrap_or_else(|error| format!("(log unreadable: {error})"));
+            let from = words.len().saturating_sub(LAST_WORDS);
+            let from = (from..=words.len()).find(|&at| words.is_char_boundary(at)).unwrap_or(0);
+            Failure::because(failure.to_string(), words[from..].trim().to_owned())
+        })
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+/// A directory of our own, removed when dropped.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("seaworthy-demo-{}", std::process::id()));
+        // A directory of that name can only be left from a demo that was killed and whose process id came round again.
+        // Anything else of that name makes the creation fail, which is as it should be.
+        remove(&path).and_then(|()| fs::create_dir(&path)).map_err(|error| {
+            Failure::because(format!("could not make the directory {}", path.display()), error)
+        })?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What can't be removed now is in the system's directory for temporary files, which gets emptied.
+        let _ = remove(&self.0);
+    }
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The configuration of the proxy in front of `shop`. It differs from the defaults only where the shop does from an
+/// average service, and says why.
+fn configuration(shop: &Addresses, address: SocketAddr, admin: SocketAddr) -> String {
+    let mut toml = format!("listen = \"{address}\"\nadmin = \"{admin}\"\n{POLICIES}");
+    for (service, (name, instances)) in SERVICES.iter().zip(shop).enumerate() {
+        let endpoints = instances.map(|address| format!("\"http://{address}\"")).join(", ");
+        // Writing to a string can't fail.
+        let _ = write!(
+            toml,
+            "\n[upstream.{name}]\nendpoints = [{endpoints}]\n\n[[route]]\nname = \"{name}\"\npath = \"/{name}\"\nupstream = \"{name}\"\n"
+        );
+        if service == RECOMMENDATIONS {
+            toml.push_str(FALLBACK);
+        }
+    }
+    toml
+}
+
+const POLICIES: &str = r#"
+[log]
+# Not a line for each of hundreds of calls a second.
+access = false
+level = "warn"
+
+[defaults]
+# What the shop's customers wait at most.
+deadline = "1s"
+
+[defaults.timeout]
+# Until latencies are known: three attempts must fit into the deadline.
+initial = "250ms"
+
+[defaults.hedge]
+# Reading twice does no harm in this shop.
+mode = "enforce"
+# Twice what a healthy instance takes at most, so that hedges are for what is wrong.
+floor = "10ms"
+
+[defaults.breaker]
+# Ten times what a healthy instance takes at most: such an instance is as good as gone.
+slow_after = "50ms"
+slow_rate = 0.5
+# The phases of the demo are seconds long; so must be what the breakers remember and wait.
+window = "3s"
+minimum_calls = 10
+open_for = "1s"
+open_at_most = "4s"
+ramp = "2s"
+"#;
+
+const FALLBACK: &str = r#"
+# A shop without recommendations is still a shop.
+[route.fallback]
+status = 200
+content_type = "application/json"
+body = '{"service":"recommendations","items":[],"degraded":true}'
+"#;
+
+/// Starting takes some ten milliseconds.
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
+/// How much of the proxy's log is worth showing, in bytes.
+const LAST_WORDS: usize = 2000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_is_valid_and_raises_no_warning() {
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let shop: Addresses =
+            std::array::from_fn(|s| std::array::from_fn(|i| local(20_000 + 10 * s as u16 + i as u16)));
+        let toml = configuration(&shop, local(19_000), local(19_001));
+        let config = seaworthy_config::Config::from_toml("shop.toml", &toml).unwrap();
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+        assert_eq!((config.upstreams.len(), config.routes.len()), (4, 4));
+        let (_, route) = config.route(None, "/recommendations/7", "GET").unwrap();
+        assert!(route.fallback.is_some());
+        let (_, route) = config.route(None, "/orders/7", "GET").unwrap();
+        assert!(route.fallback.is_none());
+    }
+}

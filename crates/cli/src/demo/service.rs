@@ -1,0 +1,225 @@
+//! One instance of one of the shop's services, as the demo's child process.
+//!
+//! It answers `GET /<name>/...` and `POST /<name>` after a small seeded service time. Its stdin is its leash and its
+//! control in one: a line changes its mood (`slow 50`, `fail 0.2`, `well`), and the end of the stream ends the process,
+//! so that it can't outlive whoever started it, however that one ended.
+
+use std::convert::Infallible;
+use std::io::{self, BufRead};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use seaworthy_core::{Rng, Seeded};
+use tokio::net::TcpListener;
+
+use super::ports;
+use crate::failure::Failure;
+use crate::out;
+
+/// One instance of a service of the demo's shop. Started by `seaworthy demo`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The service's name, which is the first part of every path that it answers
+    #[arg(long)]
+    name: String,
+    /// Which instance this is, from 1
+    #[arg(long)]
+    instance: usize,
+    /// The port on 127.0.0.1; 0 takes a free one
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// What service times and failures are drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Serves until stdin ends.
+pub(crate) fn main(args: &Args) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::because("could not start the runtime", error))?;
+    runtime.block_on(serve(args))
+}
+
+/// What the handshake's line begins with; the address follows.
+pub(super) const READY: &str = "ready ";
+
+async fn serve(args: &Args) -> Result<(), Failure> {
+    let listener = ports::listen(args.port)
+        .and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        })
+        .map_err(|error| Failure::because(format!("could not listen on port {}", args.port), error))?;
+    let address = listener.local_addr().map_err(|error| Failure::because("has no address", error))?;
+    let instance = Arc::new(Instance::new(args));
+    obey_stdin(Arc::clone(&instance));
+    out::line(&format!("{READY}{address}"))?;
+
+    loop {
+        // A failed accept concerns one connection (or a moment without file descriptors), not the service.
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        // An answer is one small write: waiting to fill a packet would add 40 ms and tell nothing about resilience.
+        let _ = stream.set_nodelay(true);
+        let instance = Arc::clone(&instance);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(Arc::clone(&instance), request));
+            // A connection that breaks is the client's to notice.
+            let _ = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+/// Reads the mood from stdin, in a thread of its own, and ends the process when stdin ends.
+fn obey_stdin(instance: Arc<Instance>) {
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            let Ok(line) = line else { break };
+            instance.set_mood(&line);
+        }
+        std::process::exit(0);
+    });
+}
+
+struct Instance {
+    name: String,
+    number: usize,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    rng: Seeded,
+    mood: Mood,
+    orders: u64,
+}
+
+/// What the instance suffers from.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Mood {
+    /// The service time is multiplied by this.
+    slow: u32,
+    /// The share of calls that end in an error.
+    fail: f64,
+}
+
+impl Mood {
+    const WELL: Self = Self { slow: 1, fail: 0.0 };
+
+    /// `self` after the command in `line`; a command that it does not know changes nothing.
+    fn after(self, line: &str) -> Self {
+        match line.trim().split_once(' ') {
+            Some(("slow", times)) => times.parse().map_or(self, |slow| Self { slow, ..self }),
+            Some(("fail", share)) => share.parse().map_or(self, |fail| Self { fail, ..self }),
+            None if line.trim() == "well" => Self::WELL,
+            _ => self,
+        }
+    }
+}
+
+impl Instance {
+    fn new(args: &Args) -> Self {
+        let inner = Inner { rng: Seeded::new(args.seed), mood: Mood::WELL, orders: 0 };
+        Self { name: args.name.clone(), number: args.instance, inner: Mutex::new(inner) }
+    }
+
+    fn set_mood(&self, line: &str) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.mood = inner.mood.after(line);
+    }
+
+    /// How long the next call takes, and whether it fails.
+    fn next(&self) -> (Duration, bool) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let takes = inner.rng.between(QUICKEST, SLOWEST) * inner.mood.slow;
+        let fails = inner.rng.unit() < inner.mood.fail;
+        (takes, fails)
+    }
+
+    fn next_order(&self) -> u64 {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.orders += 1;
+        inner.orders
+    }
+}
+
+async fn answer(
+    instance: Arc<Instance>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    if path == "/health" {
+        return Ok(reply(StatusCode::OK, "{\"status\":\"ready\"}".to_owned()));
+    }
+    let mut parts = path.trim_start_matches('/').splitn(2, '/');
+    if parts.next() != Some(instance.name.as_str()) {
+        return Ok(reply(StatusCode::NOT_FOUND, "{\"error\":\"no such thing in this shop\"}".to_owned()));
+    }
+    // Items are numbers, so nothing that a client sends is repeated in the answer unread.
+    let item: u64 = parts.next().and_then(|item| item.parse().ok()).unwrap_or(0);
+    if Limited::new(body, LARGEST_BODY).collect().await.is_err() {
+        return Ok(reply(StatusCode::BAD_REQUEST, "{\"error\":\"unreadable body\"}".to_owned()));
+    }
+    let (takes, fails) = instance.next();
+    tokio::time::sleep(takes).await;
+    if fails {
+        return Ok(reply(StatusCode::INTERNAL_SERVER_ERROR, "{\"error\":\"out of luck\"}".to_owned()));
+    }
+    let (name, number) = (&instance.name, instance.number);
+    Ok(match head.method {
+        Method::POST => {
+            let order = instance.next_order();
+            let text = format!("{{\"service\":\"{name}\",\"instance\":{number},\"placed\":{order}}}");
+            reply(StatusCode::CREATED, text)
+        }
+        _ => {
+            reply(StatusCode::OK, format!("{{\"service\":\"{name}\",\"instance\":{number},\"item\":{item}}}"))
+        }
+    })
+}
+
+fn reply(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let json = hyper::header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
+    response
+}
+
+/// Service times are drawn evenly from 1 to 5 ms: small enough that fifty times as much (50 to 250 ms) is slow and not
+/// yet lost, and waiting rather than computing, so that thirteen processes fit on two cores.
+const QUICKEST: Duration = Duration::from_millis(1);
+/// See [`QUICKEST`].
+const SLOWEST: Duration = Duration::from_millis(5);
+/// An order is a few bytes; more is a mistake.
+const LARGEST_BODY: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mood_adds_up_until_it_is_well_again() {
+        let slow = Mood::WELL.after("slow 50\n");
+        assert_eq!(slow, Mood { slow: 50, fail: 0.0 });
+        let both = slow.after("fail 0.2");
+        assert_eq!(both, Mood { slow: 50, fail: 0.2 });
+        assert_eq!(both.after("nonsense"), both);
+        assert_eq!(both.after("slow much"), both);
+        assert_eq!(both.after("well"), Mood::WELL);
+    }
+}

@@ -1,0 +1,51 @@
+//! The `seaworthy` command.
+//!
+//! This file reads the command line and hands over; each subcommand has a file of its own. What they share is how
+//! they end: 0 when all went well, 1 when it did not (and why stands on stderr), 2 when the command line itself was
+//! wrong, 130 when Ctrl-C ended it early.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod check;
+mod demo;
+mod failure;
+mod out;
+mod run;
+mod simulate;
+
+/// Keeps a system answering while the things that it depends on fail.
+#[derive(Parser)]
+#[command(name = "seaworthy", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Run(run::Args),
+    Check(check::Args),
+    Simulate(simulate::Args),
+    #[command(hide = true)]
+    DemoService(demo::service::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Demo(args) => demo::main(&args),
+        Command::Run(args) => run::main(&args),
+        Command::Check(args) => check::main(&args),
+        Command::Simulate(args) => simulate::main(&args),
+        Command::DemoService(args) => demo::service::main(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.tell();
+            failure.code()
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! `seaworthy demo` end to end: real processes, real signals.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{run, seaworthy, stderr};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+#[test]
+fn ten_seconds_show_what_seaworthy_is_worth() {
+    let output = run(&["demo", "--for", "10s", "--seed", "7", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (direct, through) = (&report["direct"], &report["through"]);
+    for side in [direct, through] {
+        for key in ["calls", "success_rate", "p50_ms", "p99_ms", "attempts_per_call"] {
+            assert!(side[key].is_number(), "{key} in {side}");
+        }
+    }
+    // The same schedule both ways, and nothing lost from the books: 1500 calls, orders among them.
+    assert_eq!(direct["calls"], through["calls"]);
+    assert_eq!(direct["orders"]["calls"], through["orders"]["calls"]);
+    let calls = |side: &Value| side["calls"].as_u64().unwrap() + side["orders"]["calls"].as_u64().unwrap();
+    assert_eq!((calls(direct), calls(through)), (1500, 1500));
+
+    let rate = |side: &Value| side["success_rate"].as_f64().unwrap();
+    assert!(rate(through) >= rate(direct), "{report:#}");
+    assert!(rate(direct) < 1.0, "nothing was broken: {report:#}");
+    assert_eq!(direct["degraded"], 0);
+
+    let kinds: Vec<&str> =
+        report["failures"].as_array().unwrap().iter().map(|f| f["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["killed", "frozen", "slow", "failing", "gone"]);
+    let gone =
+        report["phases"].as_array().unwrap().iter().find(|phase| phase["name"] == "service gone").unwrap();
+    assert!(gone["through"]["degraded"].as_u64().unwrap() > 0, "no fallback answered: {report:#}");
+    assert!(rate(&gone["through"]) > rate(&gone["direct"]), "{report:#}");
+    assert!(report["policies"]["retries"].as_u64().unwrap() > 0, "{report:#}");
+    assert!(report["policies"]["fallbacks"].as_u64().unwrap() > 0, "{report:#}");
+}
+
+/// While an instance is frozen, as a stopped process is the hardest to get rid of.
+#[test]
+fn ctrl_c_leaves_no_process_behind() {
+    let mut demo = Demo::start();
+    demo.until("one frozen");
+    demo.signal(Signal::SIGINT);
+    let status = demo.child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    demo.must_be_gone();
+    let directory = std::env::temp_dir().join(format!("seaworthy-demo-{}", demo.child.id()));
+    assert!(!directory.exists(), "{} is still there", directory.display());
+}
+
+#[test]
+fn sigterm_leaves_no_process_behind() {
+    let mut demo = Demo::start();
+    demo.until("one killed");
+    demo.signal(Signal::SIGTERM);
+    assert_eq!(demo.child.wait().unwrap().code(), Some(130));
+    demo.must_be_gone();
+}
+
+#[test]
+fn the_children_end_even_when_their_parent_is_killed() {
+    let mut demo = Demo::start();
+    demo.until("one frozen");
+    demo.child.kill().unwrap();
+    demo.child.wait().unwrap();
+    demo.must_be_gone();
+}
+
+/// A running demo, and the ids of its children.
+struct Demo {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+    children: Vec<u32>,
+}
+
+impl Demo {
+    /// Starts a demo and reads whom it started.
+    fn start() -> Self {
+        let mut command = seaworthy();
+        command.args(["demo", "--for", "10s"]).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut demo = Self { child, lines, children: Vec::new() };
+        let line = demo.until("services (processes");
+        let numbers = line.split(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
+        demo.children = numbers.filter_map(|number| number.parse().ok()).collect();
+        assert_eq!(demo.children.len(), 13, "{line}");
+        assert!(demo.children.iter().all(|&id| lives(id)), "{line}");
+        demo
+    }
+
+    /// Reads until a line has `text` in it.
+    fn until(&mut self, text: &str) -> String {
+        self.lines.find_map(|line| line.ok().filter(|line| line.contains(text))).unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    fn must_be_gone(&self) {
+        let begun = Instant::now();
+        while let Some(id) = self.children.iter().find(|&&id| lives(id)) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "process {id} is still there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        // Only a test that failed finds it alive.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether there is a process `id` that is one of ours. One that has ended and was not reaped yet has no command line.
+fn lives(id: u32) -> bool {
+    std::fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.windows(9).any(|w| w == b"seaworthy"))
+}
