@@ -189,3 +189,24 @@ proptest! {
         prop_assert!(replayed.is_ok(), "{:?}", replayed);
     }
 }
+
+#[test]
+fn the_scenario_in_the_docs_is_one() {
+    let docs = include_str!("../../../docs/simulate.md");
+    let scenario = docs.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let scenario = Scenario::parse(scenario, "docs/simulate.md").unwrap();
+    assert_eq!(scenario.phases().len(), 3);
+}
+
+/// A recording looks as the docs say.
+#[test]
+fn the_recording_in_the_docs_is_one() {
+    let docs = include_str!("../../../docs/simulate.md");
+    let recording = docs.split("```text\n").find(|block| block.starts_with("seaworthy-record")).unwrap();
+    let call = "timeout=enforce retry=enforce attempts=3 base=25000000 cap=1000000000 jitter=full";
+    let rest = "most_pushback=5000000000 hedge=off most_hedges=1 fallback=false";
+    assert!(recording.contains(call));
+    let recording =
+        recording.split("```").next().unwrap().replace("jitter=full ...", &format!("jitter=full {rest}"));
+    assert_eq!(replay(&recording).unwrap().calls, 1);
+}

@@ -4,15 +4,14 @@ use seaworthy_sim::tables::shift::{Column, adaptive, cell, fixed, naive};
 
 const SEED: u64 = 1;
 
-/// At most 1% false timeouts after any shift, and 300 ms more are found within two seconds.
+/// At most half a percent of false timeouts after any shift, and an end to them within two seconds.
 #[test]
 fn the_adaptive_timeout_follows() {
     for column in Column::ALL {
         let row = cell(column, adaptive(), SEED);
-        assert!(row.timed_out * 100 <= row.attempts, "seed {SEED}, {}: {row:?}", column.name());
+        assert!(row.timed_out * 200 <= row.attempts, "seed {SEED}, {}: {row:?}", column.name());
         assert!(row.timed_out > 0, "nothing shifted: {row:?}");
-        let most = if column == Column::Plus300Ms { 2.0 } else { 4.0 };
-        assert!(row.cut_off_for_s < most, "seed {SEED}, {}: {row:?}", column.name());
+        assert!(row.cut_off_for_s < 2.0, "seed {SEED}, {}: {row:?}", column.name());
     }
 }
 
