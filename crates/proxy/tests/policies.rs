@@ -1,5 +1,4 @@
 //! The policies, seen from outside.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod common;
 
