@@ -113,7 +113,10 @@ impl Commons {
     pub fn refresh(&mut self, now: Instant) -> Learned {
         self.timeout.learn(now, &self.seen);
         let enough = self.seen.count(now) >= u64::from(self.config.timeout.minimum_samples);
-        let known = |q| self.seen.quantile(now, q).filter(|e| enough && !e.above).map(|e| e.value);
+        let known = |q| {
+            let estimate = if enough { self.seen.quantile(now, q) } else { None };
+            estimate.filter(|e| !e.above).map(|e| e.value)
+        };
         let hedge = self.config.hedge;
         self.learned = Learned {
             timeout: self.timeout_in_force(),

@@ -39,8 +39,8 @@ pub struct Config {
     pub quantile: f64,
     /// Times the quantile, 1 to 100.
     pub multiplier: f64,
-    /// Never shorter than this. 50 ms rides out a garbage collection, a descheduled thread or a busy core; below it a
-    /// timeout mostly measures the host.
+    /// Never shorter than this. 200 ms is the least that Linux waits before it sends a lost packet again: below it, one lost
+    /// packet, a garbage collection or a busy core costs an attempt, and for what can't be repeated the call.
     pub floor: Duration,
     /// Never longer than this. 30 s is the longest that Polly and most gateways wait for anything.
     pub ceiling: Duration,
@@ -59,7 +59,7 @@ impl Default for Config {
             fixed: None,
             quantile: 0.99,
             multiplier: 2.0,
-            floor: Duration::from_millis(50),
+            floor: Duration::from_millis(200),
             ceiling: Duration::from_secs(30),
             initial: Duration::from_secs(10),
             minimum_samples: 20,
@@ -87,7 +87,7 @@ impl Rules for Config {
             fault("multiplier", format!("is {}", self.multiplier), remedy);
         }
         if self.floor.is_zero() {
-            fault("floor", "is 0".into(), "write the shortest timeout that makes sense, such as \"50ms\"");
+            fault("floor", "is 0".into(), "write the shortest timeout that makes sense, such as \"200ms\"");
         }
         if self.ceiling < self.floor {
             let problem = format!("is {:?}, below floor ({:?})", self.ceiling, self.floor);
@@ -132,18 +132,20 @@ impl Timeout {
         if self.config.fixed.is_some() {
             return;
         }
-        let Some(estimate) = seen.quantile(now, self.config.quantile) else {
+        let count = seen.count(now);
+        if count == 0 {
             // An idle upstream forgets: the next caller meets it as a stranger.
             self.current = self.config.initial;
             return;
-        };
-        let wanted = if seen.count(now) < u64::from(self.config.minimum_samples) {
-            self.config.initial
-        } else if estimate.above {
+        }
+        // Counting is cheap and a quantile is not, so it is not asked for one that would not count.
+        let enough = count >= u64::from(self.config.minimum_samples);
+        let estimate = if enough { seen.quantile(now, self.config.quantile) } else { None };
+        let wanted = match estimate {
+            None => self.config.initial,
             // Attempts were cut off too early, by how much is unknown: grow, and never shorten on no evidence.
-            self.current.max(estimate.value.mul_f64(GROWTH))
-        } else {
-            estimate.value.mul_f64(self.config.multiplier)
+            Some(estimate) if estimate.above => self.current.max(estimate.value.mul_f64(GROWTH)),
+            Some(estimate) => estimate.value.mul_f64(self.config.multiplier),
         };
         self.current = wanted.clamp(self.config.floor, self.config.ceiling);
     }
@@ -199,7 +201,7 @@ mod tests {
 
     #[test]
     fn it_stays_between_floor_and_ceiling() {
-        assert_eq!(learn(Config::default(), &[(false, 1); 50]), Duration::from_millis(50));
+        assert_eq!(learn(Config::default(), &[(false, 1); 50]), Duration::from_millis(200));
         assert_eq!(learn(Config::default(), &[(false, 29_000); 50]), Duration::from_secs(30));
     }
 
@@ -212,10 +214,10 @@ mod tests {
 
     #[test]
     fn a_caller_in_a_hurry_does_not_shorten_it() {
-        let mut samples = [(false, 40); 40].to_vec();
+        let mut samples = [(false, 200); 40].to_vec();
         samples.extend([(true, 1); 400]);
         let learned = learn(Config::default(), &samples);
-        assert!((78..=82).contains(&learned.as_millis()), "{learned:?}");
+        assert!((392..=408).contains(&learned.as_millis()), "{learned:?}");
     }
 
     #[test]

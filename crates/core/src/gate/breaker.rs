@@ -54,7 +54,8 @@ pub struct Config {
     /// Whether it refuses, only tells what it would refuse, or is not there.
     pub mode: Mode,
     /// Open after this many failures in a row. Five, as in Envoy and Finagle: a dead endpoint is out after five requests, and
-    /// at 1% errors five in a row happen once in ten thousand million calls.
+    /// at 1% errors five in a row happen once in ten thousand million calls. Failures are in a row if each began after the one
+    /// before was known: what one hiccup cuts off together is one of them.
     pub consecutive_failures: Option<u32>,
     /// Open at this share of failures in the window. A half, as in Hystrix and resilience4j.
     pub failure_rate: Option<f64>,
@@ -434,6 +435,8 @@ pub struct Breaker {
     counts_from: u64,
     window: window::Window,
     consecutive: u32,
+    /// When the last failure of these was known.
+    last_in_a_row: Instant,
     /// The last wait before jitter; the next one grows from it.
     last_wait: Duration,
     closed_at: Instant,
@@ -475,6 +478,7 @@ impl Breaker {
             generation: 0,
             counts_from: 0,
             consecutive: 0,
+            last_in_a_row: Instant::ZERO,
             last_wait: Duration::ZERO,
             closed_at: Instant::ZERO,
             forced: None,
@@ -698,7 +702,9 @@ impl Breaker {
                     End::Success => self.consecutive = 0,
                     // An upstream that is busy and says so is alive: it moves the rate, and five in a row mean nothing.
                     End::Overloaded => {}
-                    End::Failure | End::Hung => self.consecutive = self.consecutive.saturating_add(1),
+                    End::Failure => self.count_in_a_row(now, ticket),
+                    // Nothing hangs for that long because of a hiccup.
+                    End::Hung => self.consecutive = self.consecutive.saturating_add(1),
                 }
                 let cause = self.tripped(now, entry)?;
                 self.open(now, cause);
@@ -722,6 +728,16 @@ impl Breaker {
             Phase::HalfOpen { .. } | Phase::Open { .. } => return None,
         }
         self.last_change
+    }
+
+    /// Failures are in a row only if each began after the one before was known. What fails together, as sixty calls do that
+    /// one hiccup cuts off, is one failure seen sixty times.
+    fn count_in_a_row(&mut self, now: Instant, ticket: &Ticket) {
+        let echo = self.consecutive > 0 && ticket.admitted < self.last_in_a_row && self.last_in_a_row <= now;
+        if !echo {
+            self.consecutive = self.consecutive.saturating_add(1);
+            self.last_in_a_row = now;
+        }
     }
 
     fn hung(&self, age: Duration) -> bool {

@@ -444,8 +444,9 @@ mod recovering {
         let end = began.plus(Duration::from_secs(10));
         let _ = breaker.admit(end).unwrap();
         assert_eq!(state(&breaker, end), State::Closed);
-        let change = tickets.into_iter().filter_map(|t| breaker.settle(end, t, FAILED)).next().unwrap();
-        assert_eq!((change.from, change.to), (State::Closed, State::Open));
+        tickets.into_iter().for_each(|ticket| assert_eq!(breaker.settle(end, ticket, FAILED), None));
+        let snapshot = breaker.snapshot(end);
+        assert_eq!((snapshot.totals.failures, snapshot.consecutive), (5, 1));
     }
 
     #[test]
@@ -903,4 +904,44 @@ proptest! {
             assert!(snapshot.wait.is_none_or(|_| snapshot.state == State::Open));
         });
     }
+}
+
+/// A stall of the caller's own host times out whatever is in flight; that says once that something was slow, not sixty times
+/// that the endpoint is down.
+#[test]
+fn what_fails_together_is_one_failure_in_a_row() {
+    let mut breaker = Breaker::new(Valid::new(Config::default()).unwrap(), 1);
+    let start = Instant::from_millis(1_000);
+    for round in 0..5 {
+        assert_eq!(breaker.snapshot(start).state, State::Closed, "before round {round}");
+        let sent = start.plus(Duration::from_millis(100 * round));
+        let tickets: Vec<_> = (0..3).map(|_| breaker.admit(sent).unwrap()).collect();
+        let ended = sent.plus(Duration::from_millis(50));
+        for ticket in tickets {
+            breaker.settle(ended, ticket, Outcome::failed(Failure::Timeout));
+        }
+        assert_eq!(u64::from(breaker.snapshot(ended).consecutive), round + 1);
+    }
+    assert_eq!(breaker.snapshot(start).state, State::Open, "five rounds are five in a row");
+}
+
+/// Calls that overlap can still be in a row: every fifth of these began when an earlier failure was known.
+#[test]
+fn overlapping_failures_open_it_in_five_times_their_length() {
+    let config = Config { failure_rate: None, ..Config::default() };
+    let mut breaker = Breaker::new(Valid::new(config).unwrap(), 1);
+    let takes = Duration::from_millis(50);
+    let mut in_flight = alloc::collections::VecDeque::new();
+    let opened = (0..1_000).find(|step| {
+        let now = Instant::from_millis(1_000 + 10 * step);
+        if let Ok(ticket) = breaker.admit(now) {
+            in_flight.push_back(ticket);
+        }
+        while in_flight.front().is_some_and(|ticket: &Ticket| now.since(ticket.admitted()) >= takes) {
+            let ticket = in_flight.pop_front().unwrap();
+            breaker.settle(now, ticket, Outcome::failed(Failure::Timeout));
+        }
+        breaker.snapshot(now).state == State::Open
+    });
+    assert_eq!(opened, Some(25), "five times 50 ms, in steps of 10");
 }
