@@ -176,6 +176,12 @@ impl Report {
         format!("  {}  {}", Ink::Strong.on(colour, "scoreboard"), Ink::Quiet.on(colour, &of))
     }
 
+    /// How many reads got a degraded answer in phases in which nothing was wrong.
+    fn degraded_late(&self) -> u64 {
+        let well = self.script.iter().zip(&self.phases).filter(|(phase, _)| phase.failure.is_none());
+        well.map(|(_, phase)| phase.all_through.degraded).sum()
+    }
+
     fn notes(&self, colour: bool) -> Vec<String> {
         let mut notes = vec![
             "  A failure's row counts the reads of the service that it hit, for as long as it lasted."
@@ -190,7 +196,11 @@ impl Report {
         let degraded = self.through.reads.degraded;
         if degraded > 0 {
             notes.push(format!(
-                "  {degraded} answers through Seaworthy were degraded: a fallback, marked as one, counted as a success."
+                "  {degraded} answers through Seaworthy were degraded: a fallback, marked as one, counted as a success;"
+            ));
+            notes.push(format!(
+                "  {} of them while nothing was wrong with the service any more, until the breakers had found out.",
+                self.degraded_late()
             ));
         }
         notes.iter().map(|note| Ink::Quiet.on(colour, note)).collect()

@@ -100,7 +100,7 @@ pub(super) fn phases(total: Duration, seed: u64) -> Vec<Phase> {
     let mut services = shuffled(&mut rng);
     // Not twice in a row the same service: see above.
     if services[3] == RECOMMENDATIONS {
-        services.swap(2, 3);
+        services.swap(usize::try_from(rng.below(3)).unwrap_or(0), 3);
     }
     let mut hit = services.into_iter();
     let mut at = Duration::ZERO;
