@@ -139,7 +139,7 @@ fn only_unbounded_retries_make_an_outage_outlast_its_cause() {
         + "[upstream.service.budget]\nshare = 1.0\nper_second = 1000.0\n";
     let after = |text: &str| run(&Scenario::parse(text, path).unwrap()).phases.pop().unwrap();
     let (bounded, unbounded) = (after(&bounded), after(&unbounded));
-    assert!(bounded.success > 0.8 && bounded.load < 1.1, "{bounded:?}");
+    assert!(bounded.success > 0.7 && bounded.load < 1.1, "{bounded:?}");
     assert!(unbounded.success < 0.01 && unbounded.load > 5.0, "{unbounded:?}");
 }
 

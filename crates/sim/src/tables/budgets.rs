@@ -45,7 +45,12 @@ impl Column {
         };
         call::Config {
             deadline: None,
-            timeout: timeout::Config { mode: Mode::Off, ..timeout::Config::default() },
+            // Nothing is timed, so nothing need be learned.
+            timeout: timeout::Config {
+                mode: Mode::Off,
+                minimum_samples: u32::MAX,
+                ..timeout::Config::default()
+            },
             retry: retry::Config {
                 attempts,
                 base: Duration::ZERO,
