@@ -4,6 +4,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -54,8 +55,7 @@ fn ctrl_c_leaves_no_process_behind() {
     let status = demo.child.wait().unwrap();
     assert_eq!(status.code(), Some(130));
     demo.must_be_gone();
-    let directory = std::env::temp_dir().join(format!("seaworthy-demo-{}", demo.child.id()));
-    assert!(!directory.exists(), "{} is still there", directory.display());
+    assert!(!demo.directory().exists(), "{} is still there", demo.directory().display());
 }
 
 #[test]
@@ -74,6 +74,8 @@ fn the_children_end_even_when_their_parent_is_killed() {
     demo.child.kill().unwrap();
     demo.child.wait().unwrap();
     demo.must_be_gone();
+    // Nobody is left to remove it.
+    std::fs::remove_dir_all(demo.directory()).unwrap();
 }
 
 /// A running demo, and the ids of its children.
@@ -106,6 +108,11 @@ impl Demo {
 
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Where it keeps its files.
+    fn directory(&self) -> PathBuf {
+        std::env::temp_dir().join(format!("seaworthy-demo-{}", self.child.id()))
     }
 
     fn must_be_gone(&self) {
