@@ -318,8 +318,10 @@ impl Call {
                 }
             }
             Event::CannotRepeat => {
+                if self.repeat != Repeat::Never {
+                    self.unrepeatable = Reason::BodyTooLarge;
+                }
                 self.repeat = Repeat::Never;
-                self.unrepeatable = Reason::BodyTooLarge;
                 self.gone = true;
             }
             Event::CallerGone => self.caller_gone(now, shared),
@@ -413,10 +415,12 @@ impl Call {
         self.note(now, 0, What::DeadlinePassed);
         let last = self.sent;
         let late = shared.learned(now).late;
-        let oldest = self.flights.iter().flatten().map(|f| now.since(f.sent)).max().unwrap_or_default();
-        let to_blame = late.is_none_or(|late| oldest >= late);
-        let why = if to_blame { CancelWhy::DeadlinePassed } else { CancelWhy::DeadlineShort };
-        self.land_all(now, why, shared);
+        // Each for itself: a hedge that has just left is not late because the attempt before it is.
+        let blame = |flight: &Flight| {
+            let to_blame = late.is_none_or(|late| now.since(flight.sent) >= late);
+            if to_blame { CancelWhy::DeadlinePassed } else { CancelWhy::DeadlineShort }
+        };
+        self.land_all(now, blame, shared);
         if last == 0 {
             return self
                 .finish(now, Finish::Rejected(Rejection::new(Policy::Deadline, Reason::DeadlinePassed)));
@@ -444,12 +448,9 @@ impl Call {
     }
 
     fn hedge_due(&mut self, now: Instant, shared: &mut impl Shared) {
-        let Some(slow) = self.flights.iter().flatten().last().copied() else { return };
+        let Some(slow) = self.flights.iter().flatten().map(|flight| flight.attempt).max() else { return };
         if self.hedges >= self.plan.hedges {
             return;
-        }
-        if self.plan.hedge == Mode::Observe {
-            return self.note(now, slow.attempt, What::WouldHedge);
         }
         let room = self.flights.iter().any(Option::is_none);
         let fits = self.fits(now, now, shared);
@@ -463,7 +464,8 @@ impl Call {
             None
         };
         match refusal {
-            Some(reason) => self.note(now, slow.attempt, What::NotHedged(reason)),
+            Some(reason) => self.note(now, slow, What::NotHedged(reason)),
+            None if self.plan.hedge == Mode::Observe => self.note(now, slow, What::WouldHedge),
             None => self.pending = Some(Pending { kind: Kind::Hedge, at: now }),
         }
     }
@@ -479,7 +481,7 @@ impl Call {
             shared.observe(now, Sample::Took(now.since(flight.sent)));
         }
         self.drop_spare();
-        self.land_all(now, CancelWhy::LostTheRace, shared);
+        self.land_all(now, |_| CancelWhy::LostTheRace, shared);
         self.finish(now, Finish::Answer { attempt, outcome });
     }
 
@@ -510,7 +512,7 @@ impl Call {
     fn caller_gone(&mut self, now: Instant, shared: &mut impl Shared) {
         self.note(now, 0, What::CallerGone);
         self.drop_spare();
-        self.land_all(now, CancelWhy::CallerGone, shared);
+        self.land_all(now, |_| CancelWhy::CallerGone, shared);
         self.ending = Some(Finish::Gone);
     }
 
@@ -582,7 +584,8 @@ impl Call {
         if !self.fits(now, at, shared) {
             return Err(Reason::DeadlineTooShort);
         }
-        if self.plan.retry == Mode::Enforce && !shared.withdraw(now, Extra::Retry) {
+        // In observe-only mode too: a budget that nothing is taken from would tell of retries that it never granted.
+        if !shared.withdraw(now, Extra::Retry) {
             return Err(Reason::BudgetSpent);
         }
         Ok(at)
@@ -620,7 +623,8 @@ impl Call {
             *slot = Some(flight);
             self.in_flight += 1;
         }
-        let ends = due.min(self.deadline);
+        // In observe-only mode nothing is cut off before the deadline, so nobody is told an earlier moment.
+        let ends = if self.plan.timeout == Mode::Observe { self.deadline } else { due.min(self.deadline) };
         Action::Send { attempt: self.sent, kind, due: (ends < Instant::FAR).then_some(ends) }
     }
 
@@ -631,7 +635,7 @@ impl Call {
         Some(flight)
     }
 
-    fn land_all(&mut self, now: Instant, why: CancelWhy, shared: &mut impl Shared) {
+    fn land_all(&mut self, now: Instant, why: impl Fn(&Flight) -> CancelWhy, shared: &mut impl Shared) {
         for n in 0..MOST_IN_FLIGHT {
             if self.in_flight == 0 {
                 break;
@@ -639,6 +643,7 @@ impl Call {
             let Some(flight) = self.flights[n].take() else { continue };
             self.in_flight -= 1;
             shared.observe(now, Sample::Above(now.since(flight.sent)));
+            let why = why(&flight);
             self.cancel(flight.attempt, why);
             if why == CancelWhy::LostTheRace {
                 self.note(now, flight.attempt, What::LostTheRace);

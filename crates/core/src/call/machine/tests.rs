@@ -305,8 +305,77 @@ fn observe_only_notes_and_does_nothing() {
     call.on_event(at(150), Event::Head { attempt: 1, outcome: ERROR }, &mut shared);
     let finish = Finish::Answer { attempt: 1, outcome: ERROR };
     assert_eq!(actions(&mut call, at(150), &mut shared), [Action::Finish(finish)]);
-    assert_eq!(shared.withdrawn, 0);
+    assert_eq!(shared.withdrawn, 2, "a budget tells what it would grant only if what it grants is taken");
     insta::assert_snapshot!(call.why(), @"+20.0ms attempt 1 would be hedged; +100.0ms attempt 1 would time out after 100.0ms; +150.0ms attempt 1 was answered with an error; +150.0ms attempt 1 would be retried in 25.0ms");
+}
+
+#[test]
+fn observe_only_tells_of_no_more_than_the_budget_grants() {
+    let mut shared = Fixed { tokens: 0, ..known(100, Some(20), 1) };
+    let config = Config {
+        retry: retry::Config { mode: Mode::Observe, ..retry::Config::default() },
+        hedge: hedge::Config { mode: Mode::Observe, ..hedge::Config::default() },
+        ..config()
+    };
+    let mut call = begin(config, &mut shared);
+    actions(&mut call, at(0), &mut shared);
+    actions(&mut call, at(20), &mut shared);
+    call.on_event(at(50), Event::Head { attempt: 1, outcome: ERROR }, &mut shared);
+    let told: Vec<_> = call.why().notes().iter().map(|note| note.what).collect();
+    let error = What::Failed(Failure::Error);
+    let (hedge, retry) = (What::NotHedged(Reason::BudgetSpent), What::NotRetried(Reason::BudgetSpent));
+    assert_eq!(told, [hedge, error, retry]);
+}
+
+/// It goes to the upstream in a header, which would cut off by itself what is only to be watched.
+#[test]
+fn a_timeout_in_observe_only_mode_is_not_announced() {
+    let mut shared = known(100, None, 1);
+    let timeout = timeout::Config { mode: Mode::Observe, ..timeout::Config::default() };
+    let mut call = begin(Config { timeout, ..config() }, &mut shared);
+    let send = Action::Send { attempt: 1, kind: Kind::First, due: Some(at(1_000)) };
+    assert_eq!(actions(&mut call, at(0), &mut shared), [send, Action::Wait(Some(at(100)))]);
+}
+
+#[test]
+fn the_deadline_does_not_blame_a_hedge_that_has_just_left() {
+    let mut shared = known(800, Some(390), 1);
+    let mut call = begin(Config { deadline: Some(Duration::from_millis(400)), ..config() }, &mut shared);
+    actions(&mut call, at(0), &mut shared);
+    actions(&mut call, at(390), &mut shared);
+    let mut ends = actions(&mut call, at(400), &mut shared);
+    ends.pop();
+    let late = Action::Cancel { attempt: 1, why: CancelWhy::DeadlinePassed };
+    let young = Action::Cancel { attempt: 2, why: CancelWhy::DeadlineShort };
+    assert_eq!(ends, [young, late]);
+}
+
+/// A driver that keeps no copy of what must not run twice says so, and that is not the reason.
+#[test]
+fn what_may_not_run_twice_is_not_blamed_on_its_size() {
+    let mut shared = known(100, None, 1);
+    let plan = Plan::new(&Valid::new(config()).unwrap());
+    let mut call = Call::start(plan, at(0), Start::default(), &mut shared);
+    actions(&mut call, at(0), &mut shared);
+    call.on_event(at(0), Event::CannotRepeat, &mut shared);
+    call.on_event(at(1), Event::Head { attempt: 1, outcome: ERROR }, &mut shared);
+    let last = call.why().notes().last().map(|note| note.what);
+    assert_eq!(last, Some(What::NotRetried(Reason::NotRepeatable)));
+}
+
+/// The place of an attempt that ended is taken by a later one, so the last place need not hold the last attempt.
+#[test]
+fn the_slow_attempt_that_a_note_names_is_the_latest() {
+    let mut shared = Fixed { tokens: 2, ..known(400, Some(20), 1) };
+    let hedge = hedge::Config { mode: Mode::Enforce, most: 3, ..hedge::Config::default() };
+    let mut call = begin(Config { hedge, ..config() }, &mut shared);
+    actions(&mut call, at(0), &mut shared);
+    actions(&mut call, at(20), &mut shared);
+    call.on_event(at(30), Event::Head { attempt: 1, outcome: ERROR }, &mut shared);
+    actions(&mut call, at(40), &mut shared);
+    actions(&mut call, at(60), &mut shared);
+    let last = call.why().notes().last().copied().unwrap();
+    assert_eq!((last.attempt, last.what), (3, What::NotHedged(Reason::BudgetSpent)));
 }
 
 /// The commons of a whole upstream under load: what is granted stays within what was earned.
