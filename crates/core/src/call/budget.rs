@@ -14,10 +14,10 @@
 //! any stretch of time
 //!
 //! ```text
-//! extra attempts <= burst + share * calls + per_second * seconds
+//! extra attempts < burst + 1 + share * calls + per_second * seconds
 //! ```
 //!
-//! Tokens are counted in whole billionths, so that a share of 0.3 is 0.3 and not a third.
+//! where the one is what a fraction of a token, kept beside whole ones, may have come to. Tokens are counted in whole billionths, so that a share of 0.3 is 0.3 and not a third.
 //!
 //! ```
 //! use seaworthy_core::{Instant, Valid, call::budget::{Budget, Config}};
