@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use seaworthy::classify::Http;
 use seaworthy_config::Repeatable;
@@ -31,9 +31,17 @@ pub(crate) async fn serve(
 ) -> Result<Response<Download>, Infallible> {
     let mut ledger = Ledger::new(client.clone());
     let (parts, body) = request.into_parts();
+    let version = parts.version;
     let asked = match Asked::read(&client, parts) {
         Ok(asked) => asked,
-        Err(refusal) => return Ok(refuse(ledger, refusal, &HeaderValue::from_static(""), false)),
+        Err(refusal) => {
+            let mut response = refuse(ledger, refusal, &HeaderValue::from_static(""), false);
+            if version < Version::HTTP_2 {
+                // Where one request ends and the next begins is not sure any more.
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            return Ok(response);
+        }
     };
     let home = client.home.clone();
     if home.site.config.log.access {

@@ -60,12 +60,17 @@ impl Drop for Presence {
 async fn first_bytes(home: &Worker, stream: &mut TcpStream) -> Option<Bytes> {
     let mut room = [0; ROOM];
     let mut filled = 0;
-    let until = home.clock().now().plus(home.site.config.limits.client_header_timeout);
+    let limits = &home.site.config.limits;
+    // A connection may wait for its first request as long as for any other.
+    let mut until = home.clock().now().plus(limits.client_idle);
     poll_fn(|cx| {
         loop {
             let mut buf = ReadBuf::new(&mut room[filled..]);
             match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => filled += buf.filled().len(),
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    filled += buf.filled().len();
+                    until = home.clock().now().plus(limits.client_header_timeout);
+                }
                 Poll::Ready(_) => return Poll::Ready(None),
                 Poll::Pending if until <= home.clock().now() || home.is_draining() => {
                     return Poll::Ready(None);
@@ -192,8 +197,8 @@ fn patience(home: &Worker, client: &Client, heads: bool) -> Poll<Late> {
     Poll::Pending
 }
 
-/// As much of HTTP/2's preface as no HTTP/1 request begins with.
-const PREFACE: &[u8] = b"PRI ";
+/// What HTTP/2 begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8; ROOM] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What is read at first; more is left to the protocol.
 const ROOM: usize = 24;
 /// Calls at a time on one HTTP/2 connection: the least that RFC 9113, section 5.1.2, recommends.
