@@ -1,12 +1,15 @@
 //! A pipeline for each key: each host, each tenant, each shard has policies of its own.
 //!
-//! The number of keys is bounded, because keys come from outside. When it is reached, the one that was used least recently
-//! makes room, but never one whose breaker is not closed, whose state would be forgotten just when it matters.
+//! The number of keys is bounded, because keys come from outside. When it is reached, those that were used least recently make
+//! room, but none whose state would be forgotten just when it matters: while somebody holds its pipeline, as every call does,
+//! its permits and budgets are in use; while its breaker keeps calls away, forgetting it would let them through; and what an
+//! operator has forced stays forced. A breaker whose wait is over and that nobody has asked since keeps nobody away, so a crowd of
+//! dead hosts can't lock out new ones for longer than they wait.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use seaworthy_core::Fault;
 use seaworthy_core::gate::breaker::State;
@@ -36,7 +39,7 @@ struct Kept<K> {
     uses: u64,
 }
 
-/// Every key that is kept has a breaker that is not closed, so none may be forgotten for another.
+/// Every key that is kept is in use, or has a breaker that keeps calls away, so none may be forgotten for another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Crowded {
@@ -46,7 +49,7 @@ pub struct Crowded {
 
 impl fmt::Display for Crowded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "all {} keys have breakers that are not closed; allow more keys", self.most)
+        write!(f, "all {} keys are in use or have breakers that are open; allow more keys", self.most)
     }
 }
 
@@ -71,7 +74,7 @@ impl<K: Eq + Hash + Clone + fmt::Display> Keyed<K> {
     /// # Panics
     /// Never: the numbers were checked when this was made.
     pub fn get(&self, key: K) -> Result<Pipeline, Crowded> {
-        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut kept = self.locked();
         kept.uses += 1;
         let uses = kept.uses;
         if let Some((pipeline, used)) = kept.by_key.get_mut(&key) {
@@ -91,10 +94,22 @@ impl<K: Eq + Hash + Clone + fmt::Display> Keyed<K> {
         }
     }
 
+    /// The keys that are kept and their pipelines, the most recently used first: for their snapshots, and to steer them. Looking
+    /// is no use; but as long as a pipeline is held, it is not forgotten.
+    #[must_use]
+    pub fn kept(&self) -> Vec<(K, Pipeline)> {
+        let kept = self.locked();
+        let mut all: Vec<_> =
+            kept.by_key.iter().map(|(key, (p, used))| (*used, key.clone(), p.clone())).collect();
+        drop(kept);
+        all.sort_unstable_by_key(|(used, ..)| std::cmp::Reverse(*used));
+        all.into_iter().map(|(_, key, pipeline)| (key, pipeline)).collect()
+    }
+
     /// How many keys are kept.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).by_key.len()
+        self.locked().by_key.len()
     }
 
     /// Whether no key is kept.
@@ -102,22 +117,47 @@ impl<K: Eq + Hash + Clone + fmt::Display> Keyed<K> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    fn locked(&self) -> MutexGuard<'_, Kept<K>> {
+        self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }
 
 impl<K: Eq + Hash + Clone> Kept<K> {
-    /// Forgets a sixteenth of the keys, the least recently used, so that a stream of new keys does not search them all
-    /// each time. `None` if none may be forgotten.
+    /// Forgets a sixteenth of the keys, so that a stream of new keys does not search them all each time. `None` if none may
+    /// be forgotten.
     fn make_room(&mut self) -> Option<()> {
-        let forgettable = |pipeline: &Pipeline| pipeline.snapshot().breaker.state == State::Closed;
-        let mut old: Vec<(u64, K)> = self
-            .by_key
-            .iter()
-            .filter(|(_, (pipeline, _))| forgettable(pipeline))
-            .map(|(key, (_, used))| (*used, key.clone()))
-            .collect();
-        old.sort_unstable_by_key(|(used, _)| *used);
+        let rank =
+            |(key, (pipeline, used)): (&K, &(Pipeline, u64))| Some((loss(pipeline)?, *used, key.clone()));
+        let mut old: Vec<(Loss, u64, K)> = self.by_key.iter().filter_map(rank).collect();
+        old.sort_unstable_by_key(|(loss, used, _)| (*loss, *used));
         let enough = (self.by_key.len() / 16).max(1);
-        old.iter().take(enough).for_each(|(_, key)| drop(self.by_key.remove(key)));
+        old.iter().take(enough).for_each(|(.., key)| drop(self.by_key.remove(key)));
         (!old.is_empty()).then_some(())
+    }
+}
+
+/// What is lost with a pipeline, the least first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Loss {
+    /// What was learned, and will be learned again.
+    Knowledge,
+    /// That its breaker would have let probes through before all others.
+    Caution,
+}
+
+/// What would be lost with `pipeline`; `None` if it must not be.
+fn loss(pipeline: &Pipeline) -> Option<Loss> {
+    if pipeline.is_held() {
+        return None;
+    }
+    let breaker = pipeline.snapshot().breaker;
+    match breaker.state {
+        _ if breaker.forced.is_some() => None,
+        State::Closed => Some(Loss::Knowledge),
+        State::Open if breaker.wait.is_some_and(|wait| wait.is_zero()) => Some(Loss::Caution),
+        // Nobody holds the pipeline, so no probe is out.
+        State::HalfOpen => Some(Loss::Caution),
+        State::Open | State::Ramping => None,
     }
 }

@@ -189,6 +189,11 @@ impl Pipeline {
         self.inner.events.subscribe()
     }
 
+    /// Whether there is another handle of it, as there is while it makes a call.
+    pub(crate) fn is_held(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1
+    }
+
     /// The state of every policy.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
