@@ -19,6 +19,7 @@ use crate::download::Download;
 use crate::driver::{Driver, Ending};
 use crate::head::{Asked, Refusal, clean_answer};
 use crate::ledger::{About, Ledger};
+use crate::names;
 use crate::outgoing::Outgoing;
 use crate::tape::Tape;
 use crate::task::HasClock;
@@ -142,6 +143,9 @@ impl Manner {
         ledger.status = Some(parts.status);
         ledger.leg = Some(leg);
         clean_answer(&mut parts.headers, tunnel.is_some());
+        // What the upstream speaks is between it and us.
+        parts.version = Version::HTTP_11;
+        parts.headers.entry(names::REQUEST_ID).or_insert(self.id.clone());
         if self.wants_why {
             tell_why(&mut parts.headers, &why);
         }

@@ -134,6 +134,8 @@ impl Names {
 fn write(queue: &Receiver<Line>, names: &Names) {
     let mut batch = String::new();
     while let Ok(first) = queue.recv() {
+        // One waking for many lines: woken for each, this thread costs the workers as much again as the calls themselves.
+        std::thread::sleep(GATHER);
         let mut next = Some(first);
         while let Some(line) = next {
             match line {
@@ -255,6 +257,8 @@ fn rfc3339(since_1970: Duration) -> String {
 
 /// Lines that wait for the writer at most: a second of a busy proxy, some ten megabytes.
 const QUEUE: usize = 16 * 1024;
+/// How late a line may be. In this time a worker can't fill the queue, and nobody who watches a log notices.
+const GATHER: Duration = Duration::from_millis(10);
 /// Bytes written at a time.
 const BATCH: usize = 64 * 1024;
 

@@ -191,3 +191,15 @@ fn an_answer_before_the_request_has_ended_is_passed_on() {
     let reply = client.reply();
     assert_eq!((reply.status, reply.text()), (413, "too much"));
 }
+
+#[test]
+fn an_upstream_of_http_1_0_is_answered_for_in_the_client_s_version() {
+    let upstream = Upstream::answering(|_, _| "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned());
+    let proxy = Running::before(&[upstream.address], "");
+    let mut client = proxy.client();
+    for _ in 0..2 {
+        let reply = client.request("GET", "/", "x-request-id: mine\r\n", b"");
+        assert!(reply.head.starts_with("HTTP/1.1 200"), "{}", reply.head);
+        assert_eq!((reply.text(), reply.header("x-request-id")), ("ok", Some("mine")));
+    }
+}
