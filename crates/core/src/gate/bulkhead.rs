@@ -70,7 +70,20 @@ impl Rules for Config {
 /// A place; to be [settled](Bulkhead::settle).
 #[derive(PartialEq, Eq, Debug)]
 #[must_use = "a place that is not given back is lost"]
-pub struct Ticket(());
+pub struct Ticket {
+    /// It was given out in observe-only mode, beyond places and queue.
+    beyond: bool,
+}
+
+impl Ticket {
+    const PLACE: Self = Self { beyond: false };
+
+    /// What would have been refused, in observe-only mode.
+    #[must_use]
+    pub const fn shadow(&self) -> Option<Rejection> {
+        if self.beyond { Some(Rejection::new(Policy::Bulkhead, Reason::QueueFull)) } else { None }
+    }
+}
 
 /// A turn in the queue. It ends by being [called](Bulkhead::claim), expired or [left](Bulkhead::leave).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -126,6 +139,13 @@ impl Bulkhead {
         }
     }
 
+    /// Takes new numbers. Who waits keeps its turn, and from now on waits no longer than the new `max_wait`. Places may have been
+    /// won: [`call_next`](Self::call_next) until it says `None`.
+    pub fn reconfigure(&mut self, now: Instant, config: Valid<Config>) {
+        self.config = config;
+        self.expire(now);
+    }
+
     /// May a call start?
     ///
     /// # Errors
@@ -135,14 +155,14 @@ impl Bulkhead {
         let free = self.running < self.config.concurrency && self.queue.is_empty();
         if free || self.config.mode == Mode::Off {
             self.running += 1;
-            return Ok(Admission::Start(Ticket(())));
+            return Ok(Admission::Start(Ticket::PLACE));
         }
         if self.config.mode == Mode::Observe {
             // It counts what would have been refused at once; who would have waited, nobody knows.
-            self.rejected +=
-                u64::from(self.running >= self.config.concurrency.saturating_add(self.config.queue));
+            let beyond = self.running >= self.config.concurrency.saturating_add(self.config.queue);
+            self.rejected += u64::from(beyond);
             self.running += 1;
-            return Ok(Admission::Start(Ticket(())));
+            return Ok(Admission::Start(Ticket { beyond }));
         }
         if self.queue.len() >= self.config.queue as usize {
             self.rejected += 1;
@@ -161,7 +181,7 @@ impl Bulkhead {
     pub fn claim(&mut self, now: Instant, turn: Turn) -> Option<Result<Ticket, Rejection>> {
         if let Some(n) = self.called.iter().position(|called| *called == turn) {
             self.called.remove(n);
-            return Some(Ok(Ticket(())));
+            return Some(Ok(Ticket::PLACE));
         }
         self.expire(now);
         let waits = self.queue.iter().any(|(waiting, _)| *waiting == turn);
@@ -170,7 +190,7 @@ impl Bulkhead {
 
     /// A call ended. If somebody waits, their turn has come: wake them to [claim](Self::claim) it.
     pub fn settle(&mut self, now: Instant, ticket: Ticket) -> Option<Turn> {
-        let Ticket(()) = ticket;
+        let Ticket { .. } = ticket;
         self.running -= 1;
         self.call_next(now)
     }
@@ -184,6 +204,25 @@ impl Bulkhead {
         }
         self.queue.retain(|(waiting, _)| *waiting != turn);
         None
+    }
+
+    /// Calls whoever waits first, if there is a place; they are to be woken.
+    pub fn call_next(&mut self, now: Instant) -> Option<Turn> {
+        self.expire(now);
+        let held_back = self.config.mode == Mode::Enforce && self.running >= self.config.concurrency;
+        if held_back {
+            return None;
+        }
+        let (turn, _) = self.queue.pop_front()?;
+        self.running += 1;
+        self.called.push_back(turn);
+        Some(turn)
+    }
+
+    /// When a turn that has not come expires. New numbers may have moved it.
+    #[must_use]
+    pub fn expiry(&self, turn: Turn) -> Option<Instant> {
+        self.queue.iter().find(|(waiting, _)| *waiting == turn).map(|(_, until)| *until)
     }
 
     /// When the first of those who wait has waited too long.
@@ -203,24 +242,14 @@ impl Bulkhead {
         }
     }
 
-    fn call_next(&mut self, now: Instant) -> Option<Turn> {
-        self.expire(now);
-        if self.running >= self.config.concurrency {
-            return None;
-        }
-        let (turn, _) = self.queue.pop_front()?;
-        self.running += 1;
-        self.called.push_back(turn);
-        Some(turn)
-    }
-
     fn expire(&mut self, now: Instant) {
-        // Nobody has longer left than the longest wait, unless the clock was set back.
+        // Nobody has longer left than the longest wait, unless the clock was set back or the wait was shortened. The last to
+        // come has the longest left.
         let latest = now.plus(self.config.max_wait);
-        if self.queue.front().is_some_and(|(_, until)| *until > latest) {
+        if self.queue.back().is_some_and(|(_, until)| *until > latest) {
             self.queue.iter_mut().for_each(|(_, until)| *until = latest.min(*until));
         }
-        // All wait equally long, so the first to come is the first to expire.
+        // None waits longer than those behind it, so the first to come is the first to expire.
         while self.queue.front().is_some_and(|(_, until)| *until <= now) {
             self.queue.pop_front();
             self.rejected += 1;
@@ -268,6 +297,46 @@ mod tests {
         assert_eq!(b.settle(NOW, ticket), Some(first));
         let ticket = b.claim(NOW, first).unwrap().unwrap();
         assert_eq!(b.settle(NOW, ticket), Some(second));
+    }
+
+    fn reconfigured(b: &Bulkhead, set: impl FnOnce(&mut Config)) -> Valid<Config> {
+        let mut config = *b.config;
+        set(&mut config);
+        Valid::new(config).unwrap()
+    }
+
+    #[test]
+    fn new_places_go_to_those_who_wait() {
+        let mut b = bulkhead(1, 3);
+        let _held = start(&mut b);
+        let turns = [(); 3].map(|()| wait(&mut b));
+        b.reconfigure(NOW, reconfigured(&b, |c| c.concurrency = 3));
+        assert_eq!([(); 3].map(|()| b.call_next(NOW)), [Some(turns[0]), Some(turns[1]), None]);
+        b.reconfigure(NOW, reconfigured(&b, |c| c.mode = Mode::Off));
+        assert_eq!(b.call_next(NOW), Some(turns[2]));
+        assert!(turns.iter().all(|turn| matches!(b.claim(NOW, *turn), Some(Ok(_)))));
+        assert_eq!((b.snapshot(NOW).running, b.snapshot(NOW).waiting), (4, 0));
+    }
+
+    #[test]
+    fn a_shorter_wait_holds_for_those_who_wait_already() {
+        let mut b = bulkhead(1, 3);
+        let _held = start(&mut b);
+        let first = wait(&mut b);
+        let later = NOW.plus(Duration::from_millis(90));
+        let Ok(Admission::Wait(second, _)) = b.admit(later) else { panic!("it starts") };
+        b.reconfigure(later, reconfigured(&b, |c| c.max_wait = Duration::from_millis(20)));
+        assert_eq!(b.expiry(first), Some(NOW.plus(Duration::from_millis(100))));
+        assert_eq!(b.expiry(second), Some(later.plus(Duration::from_millis(20))));
+        assert_eq!(b.next_expiry(), b.expiry(first));
+    }
+
+    #[test]
+    fn observing_it_tells_whom_it_would_refuse() {
+        let mut b = bulkhead(1, 1);
+        b.reconfigure(NOW, reconfigured(&b, |c| c.mode = Mode::Observe));
+        let told = [(); 3].map(|()| start(&mut b).shadow().is_some());
+        assert_eq!(told, [false, false, true]);
     }
 
     #[test]

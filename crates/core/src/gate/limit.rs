@@ -56,12 +56,26 @@ impl Rules for Config {
 /// The right to be in flight; to be [released](Limit::release).
 #[derive(PartialEq, Eq, Debug)]
 #[must_use = "a permit that is not released is lost"]
-pub struct Permit(());
+pub struct Permit {
+    /// It was given out in observe-only mode, beyond the limit.
+    beyond: bool,
+}
 
 impl Permit {
     /// The permit for a call that [`decide`] admitted: for shells that count by themselves.
     pub const fn decided() -> Self {
-        Self(())
+        Self { beyond: false }
+    }
+
+    /// The permit for a call that is let in beyond the limit in observe-only mode: for shells that count by themselves.
+    pub const fn observed() -> Self {
+        Self { beyond: true }
+    }
+
+    /// What would have been refused, in observe-only mode.
+    #[must_use]
+    pub const fn shadow(&self) -> Option<Rejection> {
+        if self.beyond { Some(FULL) } else { None }
     }
 }
 
@@ -83,7 +97,7 @@ pub struct Snapshot {
 /// # Errors
 /// The refusal. When a place will be free, nobody knows.
 pub const fn decide(in_flight: u32, max_in_flight: u32) -> Result<(), Rejection> {
-    if in_flight < max_in_flight { Ok(()) } else { Err(Rejection::new(Policy::Limit, Reason::Full)) }
+    if in_flight < max_in_flight { Ok(()) } else { Err(FULL) }
 }
 
 /// A limit on the calls in flight. See the [module](self).
@@ -106,6 +120,7 @@ impl Limit {
     /// # Errors
     /// The refusal.
     pub fn admit(&mut self) -> Result<Permit, Rejection> {
+        let mut permit = Permit::decided();
         if self.config.mode != Mode::Off
             && let Err(rejection) = decide(self.in_flight, self.config.max_in_flight)
         {
@@ -113,14 +128,15 @@ impl Limit {
             if self.config.mode == Mode::Enforce {
                 return Err(rejection);
             }
+            permit = Permit::observed();
         }
         self.in_flight += 1;
-        Ok(Permit(()))
+        Ok(permit)
     }
 
     /// A call ended.
     pub fn release(&mut self, permit: Permit) {
-        let Permit(()) = permit;
+        let Permit { .. } = permit;
         self.in_flight -= 1;
     }
 
@@ -135,6 +151,8 @@ impl Limit {
         }
     }
 }
+
+const FULL: Rejection = Rejection::new(Policy::Limit, Reason::Full);
 
 #[cfg(test)]
 mod tests {
@@ -155,9 +173,11 @@ mod tests {
     }
 
     #[test]
-    fn observing_it_counts_and_admits() {
+    fn observing_it_counts_tells_and_admits() {
         let mut limit = limit(Mode::Observe);
         let permits: Vec<_> = (0..5).map(|_| limit.admit().unwrap()).collect();
+        let told: Vec<_> = permits.iter().map(|permit| permit.shadow().is_some()).collect();
+        assert_eq!(told, [false, false, false, true, true]);
         assert_eq!((limit.snapshot().in_flight, limit.snapshot().rejected), (5, 2));
         permits.into_iter().for_each(|p| limit.release(p));
         assert_eq!(limit.snapshot().in_flight, 0);
