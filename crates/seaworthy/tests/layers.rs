@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use http::{Method, Request, Response};
 use seaworthy::classify::{Classify, Http};
-use seaworthy::core::call::{budget, retry};
+use seaworthy::core::call::{budget, hedge, retry};
 use seaworthy::core::gate::limit;
-use seaworthy::layer::{Breaker, Limit, Retry, Standard, Timeout};
-use seaworthy::{Error, Failure, Outcome, Pipeline, Policy, Reason};
+use seaworthy::layer::{Breaker, Hedge, Limit, Retry, Standard, Timeout};
+use seaworthy::{Error, Failure, Mode, Outcome, Pipeline, Policy, Reason};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 type Reply = Result<Response<()>, &'static str>;
@@ -145,5 +145,27 @@ async fn the_retry_layer_s_budget_is_the_share_that_was_asked_for() {
         let extra = f64::from(calls.load(Ordering::Relaxed) - 1_000);
         // The bucket began with one token.
         assert!((1_000.0 * share..=1_000.0 * share + 1.0).contains(&extra), "{extra} at {share}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_hedge_layer_in_observe_only_mode_sends_nothing_twice() {
+    for (mode, expected) in [(Mode::Observe, 31), (Mode::Off, 32)] {
+        let calls = Arc::new(AtomicU32::new(0));
+        let seen = calls.clone();
+        let service = service_fn(move |(): ()| {
+            let n = seen.fetch_add(1, Ordering::Relaxed);
+            async move {
+                tokio::time::sleep(Duration::from_millis(if n == 30 { 500 } else { 10 })).await;
+                Ok::<_, ()>(())
+            }
+        });
+        let numbers = hedge::Config { mode, ..Default::default() };
+        let mut service = Hedge::new(numbers).unwrap().layer(service);
+        for _ in 0..31 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            service.ready().await.unwrap().call(()).await.unwrap();
+        }
+        assert_eq!(calls.load(Ordering::Relaxed), expected, "{mode:?}");
     }
 }

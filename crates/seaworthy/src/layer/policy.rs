@@ -85,10 +85,12 @@ policy_layer! {
 
 policy_layer! {
     /// Further attempts beside slow ones, within a budget. See [`call::hedge`](seaworthy_core::call::hedge). The delay is
-    /// learned as a timeout is, over [`timeout::Config::default`]'s window.
+    /// learned as a timeout is, over [`timeout::Config::default`]'s window. It is on, and observes only if `mode` says so.
     Hedge, "hedge", |numbers: hedge::Config| {
         let mut config = off();
-        config.call.hedge = hedge::Config { mode: Mode::Enforce, ..numbers };
+        // It is off by default for those who did not ask for it. Who only wants to watch it has said so.
+        let mode = if numbers.mode == Mode::Observe { Mode::Observe } else { Mode::Enforce };
+        config.call.hedge = hedge::Config { mode, ..numbers };
         config
     }
 }
