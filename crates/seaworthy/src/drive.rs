@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use seaworthy_core::call::{Action, Event, Finish, Kind, Repeat};
+use seaworthy_core::call::{Action, Event, Finish, Kind, Repeat, Start};
 use seaworthy_core::record::RecordedCall;
-use seaworthy_core::{Instant, Outcome, Why};
+use seaworthy_core::{Instant, Outcome, Policy, Reason, Rejection, Why};
 use tokio::time::Sleep;
 
 use crate::classify::Classify;
@@ -97,6 +97,15 @@ impl<P: Borrow<Inner>, A: Attempts, C> Drive<P, A, C> {
     pub(crate) fn new(inner: P, repeat: Repeat, attempts: A, classify: C) -> Self {
         Self { main: None, timer: None, flights: Flights::new(repeat), attempts, classify, inner }
     }
+
+    /// The same call, over by `deadline` on the clock of [`clock::now`](crate::clock::now) if the pipeline's own is not earlier:
+    /// for whoever is asked by someone who waits no longer.
+    pub fn by(mut self, deadline: Instant) -> Self {
+        if let Stage::Entering { start, .. } = &mut self.flights.stage {
+            start.deadline = Some(deadline);
+        }
+        self
+    }
 }
 
 impl<P, A, C> Future for Drive<P, A, C>
@@ -114,12 +123,12 @@ where
         loop {
             let until = match this.flights.act(inner, now, this.main.as_mut(), this.attempts, cx) {
                 Next::Done(result) => return Poll::Ready(result),
-                Next::Entering => return Poll::Pending,
                 Next::Wait(until) => until,
             };
             if this.flights.poll_attempts(inner, &mut now, this.main.as_mut(), this.classify, cx) {
                 continue;
             }
+            let until = this.flights.tell_overdue(inner, now, until);
             if this.flights.poll_timer(until, this.timer.as_mut(), cx).is_pending() {
                 return Poll::Pending;
             }
@@ -133,6 +142,8 @@ struct Flights<A: Attempts> {
     stage: Stage,
     main: Option<Flight>,
     hedges: Vec<(Flight, Pin<Box<A::Future>>)>,
+    /// One that is just being made; there is one only if that panicked.
+    made: Option<Flight>,
     answer: Option<(u8, Reply<A>)>,
     /// When the timer that is armed fires.
     armed: Option<Instant>,
@@ -145,7 +156,12 @@ type Reply<A> = Result<<A as Attempts>::Ok, <A as Attempts>::Err>;
     reason = "a call in place costs no allocation, and nearly all of them run"
 )]
 enum Stage {
-    Entering(Entering, Repeat),
+    Entering {
+        entering: Entering,
+        start: Start,
+        /// When the call was first polled: its time runs while it waits at a gate.
+        began: Option<Instant>,
+    },
     Running(RecordedCall, Option<Entry>),
     Done,
 }
@@ -153,21 +169,22 @@ enum Stage {
 struct Flight {
     attempt: u8,
     ticket: Ticket,
+    /// When the breaker is to hear that it still runs.
+    overdue_at: Instant,
 }
 
 enum Next<T, E> {
     /// The call is over.
     Done(Result<T, Error<E>>),
-    /// It waits at a gate, which will wake it.
-    Entering,
     /// It has nothing to do before this moment.
     Wait(Option<Instant>),
 }
 
 impl<A: Attempts> Flights<A> {
     const fn new(repeat: Repeat) -> Self {
-        let stage = Stage::Entering(Entering::new(), repeat);
-        Self { stage, main: None, hedges: Vec::new(), answer: None, armed: None }
+        let start = Start { deadline: None, repeat, seed: 0 };
+        let stage = Stage::Entering { entering: Entering::new(), start, began: None };
+        Self { stage, main: None, hedges: Vec::new(), made: None, answer: None, armed: None }
     }
 
     /// Performs actions until there is nothing to do at `now`.
@@ -179,19 +196,10 @@ impl<A: Attempts> Flights<A> {
         attempts: &mut A,
         cx: &mut Context<'_>,
     ) -> Next<A::Ok, A::Err> {
-        if let Stage::Entering(entering, repeat) = &mut self.stage {
-            let repeat = *repeat;
-            match entering.poll(inner, now, cx) {
-                Poll::Pending => return Next::Entering,
-                Poll::Ready(Err(rejection)) => {
-                    self.stage = Stage::Done;
-                    return Next::Done(Err(Error::Rejected { rejection, why: Why::new() }));
-                }
-                Poll::Ready(Ok(entry)) => {
-                    let call = inner.start(now, repeat);
-                    self.stage = Stage::Running(call, Some(entry));
-                }
-            }
+        if let Stage::Entering { .. } = &self.stage
+            && let Some(next) = self.enter(inner, now, cx)
+        {
+            return next;
         }
         loop {
             let Stage::Running(call, _) = &mut self.stage else { return Next::Wait(None) };
@@ -205,16 +213,18 @@ impl<A: Attempts> Flights<A> {
                         if let Some(rejection) = ticket.shadow() {
                             call.would_reject(now, attempt, rejection);
                         }
+                        // Its ticket is where it will be found should making the attempt panic.
+                        let overdue_at = inner.breaker.overdue_at(now);
+                        self.made = Some(Flight { attempt, ticket, overdue_at });
                         let future = attempts.attempt(Attempt { number: attempt, kind, due });
                         if !attempts.can_repeat() {
                             call.on_event(now, Event::CannotRepeat, &mut &inner.commons);
                         }
-                        let flight = Flight { attempt, ticket };
-                        if kind == Kind::Hedge {
-                            self.hedges.push((flight, Box::pin(future)));
-                        } else {
-                            self.main = Some(flight);
+                        if kind != Kind::Hedge {
+                            self.main = self.made.take();
                             main.set(Some(future));
+                        } else if let Some(flight) = self.made.take() {
+                            self.hedges.push((flight, Box::pin(future)));
                         }
                     }
                 },
@@ -226,6 +236,37 @@ impl<A: Attempts> Flights<A> {
                 _ => unreachable!("the driver knows every action of its core"),
             }
         }
+    }
+
+    /// Takes the call through the gates before it; `None` once it runs.
+    fn enter(&mut self, inner: &Inner, now: Instant, cx: &mut Context<'_>) -> Option<Next<A::Ok, A::Err>> {
+        let Stage::Entering { entering, start, began } = &mut self.stage else { return None };
+        let began = *began.get_or_insert(now);
+        let entry = match entering.poll(inner, now, cx) {
+            Poll::Ready(Ok(entry)) => entry,
+            Poll::Ready(Err(rejection)) => return Some(self.rejected(rejection)),
+            Poll::Pending => {
+                let deadline = inner.deadline(began, start.deadline);
+                if deadline > now {
+                    return Some(Next::Wait((deadline < Instant::FAR).then_some(deadline)));
+                }
+                entering.leave(inner);
+                let rejection = Rejection::new(Policy::Deadline, Reason::DeadlinePassed);
+                inner.rejected(now, rejection);
+                return Some(self.rejected(rejection));
+            }
+        };
+        let mut call = inner.start(began, *start);
+        for rejection in entry.shadows() {
+            call.would_reject(now, 0, rejection);
+        }
+        self.stage = Stage::Running(call, Some(entry));
+        None
+    }
+
+    fn rejected(&mut self, rejection: Rejection) -> Next<A::Ok, A::Err> {
+        self.stage = Stage::Done;
+        Next::Done(Err(Error::Rejected { rejection, why: Why::new() }))
     }
 
     fn cancel(
@@ -300,6 +341,20 @@ impl<A: Attempts> Flights<A> {
         }
     }
 
+    /// Tells the breaker of attempts that have hung for so long that it need not wait for their end, and when to look again.
+    fn tell_overdue(&mut self, inner: &Inner, now: Instant, until: Option<Instant>) -> Option<Instant> {
+        let mut next = until.unwrap_or(Instant::FAR);
+        let hedges = self.hedges.iter_mut().map(|(flight, _)| flight);
+        for flight in self.main.iter_mut().chain(hedges) {
+            if flight.overdue_at <= now {
+                flight.overdue_at = Instant::FAR;
+                inner.changed(now, inner.breaker.overdue(now, &mut flight.ticket));
+            }
+            next = next.min(flight.overdue_at);
+        }
+        (next < Instant::FAR).then_some(next)
+    }
+
     fn poll_timer(
         &mut self,
         until: Option<Instant>,
@@ -345,13 +400,13 @@ impl<A: Attempts> Flights<A> {
     fn abandon(&mut self, inner: &Inner) {
         match &mut self.stage {
             Stage::Done => {}
-            Stage::Entering(entering, _) => entering.leave(inner),
+            Stage::Entering { entering, .. } => entering.leave(inner),
             Stage::Running(call, entry) => {
                 let now = clock::now();
                 call.on_event(now, Event::CallerGone, &mut &inner.commons);
                 inner.keep(call);
                 let hedges = self.hedges.drain(..).map(|(flight, _)| flight);
-                for flight in self.main.take().into_iter().chain(hedges) {
+                for flight in self.main.take().into_iter().chain(self.made.take()).chain(hedges) {
                     inner.settle(now, flight.ticket, Outcome::Abandoned);
                 }
                 inner.leave(now, entry.take());

@@ -8,7 +8,7 @@
 //! so it stays outside of everything that learns; the breaker stands inside the retries, where it sees every attempt.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
@@ -43,9 +43,10 @@ pub struct Pipeline {
 }
 
 /// The numbers of a [`Pipeline`]; the defaults suit most services.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Config {
-    /// Deadline, timeout, retry, budget and hedge.
+    /// Deadline, timeout, retry, budget and hedge. Its `fallback` is without effect: whoever makes the call holds the answer to give
+    /// instead, and the result says when.
     pub call: call::Config,
     /// The breaker around each attempt.
     pub breaker: breaker::Config,
@@ -53,8 +54,21 @@ pub struct Config {
     pub limit: limit::Config,
     /// Bounded waiting for a place, off by default.
     pub bulkhead: Option<bulkhead::Config>,
-    /// Where the randomness of jitter comes from; the same seed makes the same draws.
+    /// Where the randomness of jitter comes from; the same seed makes the same draws. By default another one each time, or all
+    /// the processes that lost the same service would come back to it together.
     pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            call: call::Config::default(),
+            breaker: breaker::Config::default(),
+            limit: limit::Config::default(),
+            bulkhead: None,
+            seed: arbitrary_seed(),
+        }
+    }
 }
 
 impl Pipeline {
@@ -64,7 +78,7 @@ impl Pipeline {
     /// Never: the defaults satisfy their own rules, which a test confirms.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        match Self::with(name, Config { seed: arbitrary_seed(), ..Config::default() }) {
+        match Self::with(name, Config::default()) {
             Ok(pipeline) => pipeline,
             Err(faults) => unreachable!("the defaults are valid: {faults:?}"),
         }
@@ -102,7 +116,7 @@ impl Pipeline {
         let inner = Inner {
             name: name.into(),
             limit: Limit::new(parts.limit),
-            bulkhead: parts.bulkhead.map(Bulkhead::new),
+            bulkhead: parts.bulkhead.map(Bulkhead::new).map_or_else(OnceLock::new, OnceLock::from),
             breaker: Breaker::recorded(parts.breaker, config.seed, recorded.then_some(Recorder::BREAKER)),
             commons: Commons::new(parts.call),
             plan: ArcSwap::from_pointee(Plan::new(&parts.call)),
@@ -159,8 +173,8 @@ impl Pipeline {
         &self.inner.name
     }
 
-    /// Takes new numbers and keeps what was learned: a new threshold applies to the old window. The seed and whether there
-    /// is a bulkhead stay as they were.
+    /// Takes new numbers and keeps what was learned: a new threshold applies to the old window. Without numbers for a bulkhead it
+    /// is switched off. The seed stays as it was.
     ///
     /// # Errors
     /// Everything that is wrong with `config`, at once; the old numbers then stay in force.
@@ -168,6 +182,7 @@ impl Pipeline {
         let parts = Parts::new(config)?;
         let now = clock::now();
         self.inner.limit.reconfigure(parts.limit);
+        self.inner.reconfigure_bulkhead(now, parts.bulkhead);
         self.inner.breaker.reconfigure(now, parts.breaker);
         self.inner.commons.reconfigure(now, parts.call);
         if let Some(recorder) = &self.inner.recorder {
@@ -200,7 +215,7 @@ impl Pipeline {
         let now = clock::now();
         Snapshot {
             limit: self.inner.limit.snapshot(),
-            bulkhead: self.inner.bulkhead.as_ref().map(|b| b.snapshot(now)),
+            bulkhead: self.inner.bulkhead.get().map(|b| b.snapshot(now)),
             breaker: self.inner.breaker.snapshot(now),
             call: self.inner.commons.snapshot(now),
         }
@@ -237,7 +252,7 @@ struct Parts {
 
 impl Parts {
     fn new(config: Config) -> Result<Self, Vec<Fault>> {
-        let call = Valid::new(config.call);
+        let call = Valid::new(call::Config { fallback: false, ..config.call });
         let breaker = Valid::new(config.breaker);
         let limit = Valid::new(config.limit);
         let bulkhead = config.bulkhead.map(Valid::new).transpose();
@@ -256,7 +271,8 @@ impl Parts {
 pub struct Inner {
     name: Arc<str>,
     limit: Limit,
-    bulkhead: Option<Bulkhead>,
+    /// Made when it is first asked for.
+    bulkhead: OnceLock<Bulkhead>,
     pub(crate) breaker: Breaker,
     pub(crate) commons: Commons,
     plan: ArcSwap<Plan>,
@@ -266,8 +282,8 @@ pub struct Inner {
 }
 
 impl Inner {
-    pub(crate) fn start(&self, now: Instant, repeat: Repeat) -> RecordedCall {
-        let start = Start { deadline: None, repeat, seed: self.seed(now) };
+    pub(crate) fn start(&self, now: Instant, start: Start) -> RecordedCall {
+        let start = Start { seed: self.seed(now), ..start };
         match &self.recorder {
             None => RecordedCall::start(**self.plan.load(), now, start, &mut &self.commons, None),
             Some(recorder) => {
@@ -275,6 +291,22 @@ impl Inner {
                 RecordedCall::start(plan, now, start, &mut &self.commons, Some(tape))
             }
         }
+    }
+
+    /// When a call that began at `began` must be over; [`Instant::FAR`] if never.
+    pub(crate) fn deadline(&self, began: Instant, theirs: Option<Instant>) -> Instant {
+        let own = self.plan.load().deadline().map_or(Instant::FAR, |within| began.plus(within));
+        theirs.map_or(own, |theirs| theirs.min(own))
+    }
+
+    fn reconfigure_bulkhead(&self, now: Instant, config: Option<Valid<bulkhead::Config>>) {
+        let there = self.bulkhead.get();
+        let off = || {
+            let off = bulkhead::Config { mode: Mode::Off, ..bulkhead::Config::default() };
+            there.and_then(|_| Valid::new(off).ok())
+        };
+        let Some(config) = config.or_else(off) else { return };
+        self.bulkhead.get_or_init(|| Bulkhead::new(config)).reconfigure(now, config);
     }
 
     /// Keeps what was recorded of a call that is over.
@@ -319,7 +351,7 @@ impl Inner {
     /// Gives back what a call held.
     pub(crate) fn leave(&self, now: Instant, entry: Option<Entry>) {
         let Some(entry) = entry else { return };
-        if let (Some(bulkhead), Some(ticket)) = (&self.bulkhead, entry.place) {
+        if let (Some(bulkhead), Some(ticket)) = (self.bulkhead.get(), entry.place) {
             bulkhead.settle(now, ticket);
         }
         self.limit.release(entry.permit);
@@ -330,6 +362,14 @@ impl Inner {
 pub(crate) struct Entry {
     permit: limit::Permit,
     place: Option<bulkhead::Ticket>,
+}
+
+impl Entry {
+    /// What would have been refused in observe-only mode.
+    pub(crate) fn shadows(&self) -> impl Iterator<Item = Rejection> {
+        let place = self.place.as_ref().and_then(bulkhead::Ticket::shadow);
+        self.permit.shadow().into_iter().chain(place)
+    }
 }
 
 /// A call on its way in.
@@ -359,7 +399,7 @@ impl Entering {
                 }
             },
         };
-        let Some(bulkhead) = &inner.bulkhead else {
+        let Some(bulkhead) = inner.bulkhead.get() else {
             return Poll::Ready(Ok(Entry { permit, place: None }));
         };
         let waiting = self.waiting.get_or_insert_with(Acquire::new);
@@ -379,7 +419,7 @@ impl Entering {
 
     /// The caller went away on the way in.
     pub(crate) fn leave(&mut self, inner: &Inner) {
-        if let (Some(bulkhead), Some(waiting)) = (&inner.bulkhead, self.waiting.take()) {
+        if let (Some(bulkhead), Some(waiting)) = (inner.bulkhead.get(), self.waiting.take()) {
             waiting.leave(bulkhead, clock::now());
         }
         if let Some(permit) = self.permit.take() {

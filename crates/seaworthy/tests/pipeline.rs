@@ -249,3 +249,154 @@ async fn the_deadline_ends_the_call() {
     assert!(matches!(error, Error::TimedOut { .. }));
     assert_eq!(clock::now().since(before).as_millis(), 300);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_counts_from_the_queue_on() {
+    let pipeline = pipeline(|c| {
+        c.call.deadline = Some(ms(300));
+        c.bulkhead = Some(bulkhead::Config { concurrency: 1, ..Default::default() });
+    });
+    let mut holds = Box::pin(pipeline.call(|_| sleep_for(ms(250))));
+    assert!(tokio::time::timeout(ms(10), &mut holds).await.is_err());
+    let before = clock::now();
+    let hangs = || async {
+        let result = pipeline.call(|_| pending::<Result<(), ()>>()).await;
+        (clock::now().since(before), result.unwrap_err())
+    };
+    let (_, (one_ended, one), (other_ended, other)) = tokio::join!(holds, hangs(), hangs());
+    assert_eq!((one_ended, other_ended), (ms(300), ms(300)));
+    assert!(matches!(one, Error::TimedOut { .. }), "it had its place for 60 ms: {one:?}");
+    assert_eq!(other.rejection().map(|r| r.policy), Some(Policy::Deadline), "it had none");
+    let snapshot = pipeline.snapshot();
+    let bulkhead = snapshot.bulkhead.unwrap();
+    assert_eq!((bulkhead.running, bulkhead.waiting, snapshot.limit.in_flight), (0, 0, 0));
+}
+
+async fn sleep_for(time: Duration) -> Result<(), ()> {
+    sleep(time).await;
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_earlier_deadline_counts() {
+    for (own, theirs) in [(Some(ms(300)), ms(100)), (Some(ms(100)), ms(300)), (None, ms(100))] {
+        let pipeline = pipeline(|c| c.call.deadline = own);
+        let before = clock::now();
+        let call = pipeline.call(|_| pending::<Result<(), ()>>()).by(before.plus(theirs));
+        assert!(matches!(call.await, Err(Error::TimedOut { .. })));
+        assert_eq!(clock::now().since(before), ms(100));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_numbers_reach_the_bulkhead_and_those_who_wait_there() {
+    let numbers = bulkhead::Config { concurrency: 1, queue: 4, ..Default::default() };
+    let mut config = Config { bulkhead: Some(numbers), ..Config::default() };
+    let pipeline = Pipeline::with("test", config).unwrap();
+    let before = clock::now();
+    let call = || async {
+        let result = pipeline.call(|_| sleep_for(ms(500))).await;
+        (clock::now().since(before), result.err().and_then(|e| e.rejection().map(|r| r.reason)))
+    };
+    let operate = async {
+        sleep(ms(100)).await;
+        config.bulkhead = Some(bulkhead::Config { concurrency: 2, max_wait: ms(50), ..numbers });
+        pipeline.reconfigure(config).unwrap();
+    };
+    let (first, second, third, ()) = tokio::join!(call(), call(), call(), operate);
+    assert_eq!(first, (ms(500), None));
+    assert_eq!(second, (ms(600), None), "the new place is its own");
+    assert_eq!(third, (ms(150), Some(Reason::WaitedTooLong)), "and this one waits no longer than is new");
+    config.bulkhead = None;
+    pipeline.reconfigure(config).unwrap();
+    assert_eq!(pipeline.snapshot().bulkhead.unwrap().mode, Mode::Off);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bulkhead_can_be_had_later() {
+    let pipeline = pipeline(|_| {});
+    let bulkhead = Some(bulkhead::Config { concurrency: 1, queue: 0, ..Default::default() });
+    let mut old = Box::pin(pipeline.call(|_| sleep_for(ms(100))));
+    assert!(tokio::time::timeout(ms(1), &mut old).await.is_err());
+    pipeline.reconfigure(Config { bulkhead, ..Config::default() }).unwrap();
+    let (old, new, refused) =
+        tokio::join!(old, pipeline.call(|_| sleep_for(ms(200))), pipeline.call(|_| sleep_for(ms(1))));
+    assert!(old.is_ok() && new.is_ok());
+    assert_eq!(refused.unwrap_err().rejection().unwrap().policy, Policy::Bulkhead);
+    assert_eq!(pipeline.snapshot().bulkhead.unwrap().running, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn limit_and_bulkhead_in_observe_only_mode_tell_whom_they_would_refuse() {
+    let pipeline = pipeline(|c| {
+        c.limit = limit::Config { mode: Mode::Observe, max_in_flight: 1 };
+        let mode = Mode::Observe;
+        c.bulkhead = Some(bulkhead::Config { mode, concurrency: 1, queue: 0, ..Default::default() });
+    });
+    let mut holds = Box::pin(pipeline.call(|_| sleep_for(ms(100))));
+    assert!(tokio::time::timeout(ms(1), &mut holds).await.is_err());
+    let mut events = pipeline.events();
+    pipeline.call(|_| sleep_for(ms(1))).await.unwrap();
+    let Happening::Call(why) = events.try_recv().unwrap().what else { panic!("no record") };
+    let told = why.to_string();
+    assert!(told.contains("rejected by limit") && told.contains("rejected by bulkhead"), "{told}");
+}
+
+/// Without a timeout nobody cuts an attempt off, and callers that wait for ever give up none.
+#[tokio::test(start_paused = true)]
+async fn a_hung_service_opens_the_breaker_before_any_call_has_ended() {
+    let pipeline = pipeline(|c| {
+        c.call.timeout.mode = Mode::Off;
+        c.call.deadline = None;
+        c.breaker.hung_after = Some(ms(500));
+    });
+    let calls: Vec<_> = (0..5)
+        .map(|_| {
+            let pipeline = pipeline.clone();
+            tokio::spawn(async move { pipeline.call(|_| pending::<Result<(), ()>>()).await })
+        })
+        .collect();
+    sleep(ms(499)).await;
+    assert_eq!(pipeline.snapshot().breaker.state, State::Closed);
+    sleep(ms(2)).await;
+    assert_eq!(pipeline.snapshot().breaker.state, State::Open);
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_panics_while_it_is_made_frees_its_slot() {
+    let pipeline = pipeline(|c| c.call.retry.attempts = 1);
+    for _ in 0..5 {
+        pipeline.call(|_| async { Err::<(), _>("no") }).await.unwrap_err();
+    }
+    sleep(Duration::from_secs(5)).await;
+    let probe = pipeline.clone();
+    let panics = tokio::spawn(async move {
+        let panics = |attempt: Attempt| {
+            assert!(attempt.number == 0, "on purpose");
+            async { Ok::<_, ()>(()) }
+        };
+        probe.call(panics).await
+    });
+    assert!(panics.await.unwrap_err().is_panic());
+    assert_eq!(pipeline.snapshot().breaker.state, State::HalfOpen);
+    pipeline.call(|_| async { Ok::<_, &str>(()) }).await.unwrap();
+    assert_eq!(pipeline.snapshot().limit.in_flight, 0);
+}
+
+/// With one seed for all, every client of a service that failed would come back to it at the same moment.
+#[test]
+fn two_configurations_draw_differently() {
+    assert_ne!(Config::default().seed, Config::default().seed);
+}
+
+/// The caller has the answer to give instead, and needs to know the reason.
+#[tokio::test(start_paused = true)]
+async fn an_error_stays_an_error_where_there_is_no_fallback() {
+    let pipeline = pipeline(|c| {
+        c.call.fallback = true;
+        c.call.retry.attempts = 1;
+    });
+    let error = pipeline.call(|_| async { Err::<(), _>("no") }).await.unwrap_err();
+    assert_eq!(error.into_service(), Some("no"));
+}

@@ -40,6 +40,12 @@ impl Plan {
             fallback: config.fallback,
         }
     }
+
+    /// The longest time for the whole call.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
 }
 
 /// What is particular to one call.

@@ -20,6 +20,8 @@ pub struct Breaker {
     published: AtomicU64,
     /// A success slower than this is news; `u64::MAX` if none is.
     slow_after: AtomicU64,
+    /// [`Config::hung_after`]; `u64::MAX` if nothing ever hangs.
+    hung_after: AtomicU64,
     /// Until when the successes in the cells belong to the present slice of the window.
     fold_at: AtomicU64,
     successes: Cells<AtomicU32>,
@@ -39,6 +41,7 @@ impl Breaker {
         let breaker = Self {
             published: AtomicU64::new(0),
             slow_after: AtomicU64::new(slow_after(&config)),
+            hung_after: AtomicU64::new(hung_after(&config)),
             fold_at: AtomicU64::new(0),
             successes: Cells::new(|| AtomicU32::new(0)),
             core: Mutex::new(RecordedBreaker::new(config, seed, id)),
@@ -52,6 +55,7 @@ impl Breaker {
         let mut core = self.folded(now);
         core.reconfigure(config);
         self.slow_after.store(slow_after(&config), Ordering::Relaxed);
+        self.hung_after.store(hung_after(&config), Ordering::Relaxed);
         self.publish(&core);
     }
 
@@ -75,6 +79,12 @@ impl Breaker {
         let change = core.last_change().filter(|_| core.generation() != before);
         self.publish(&core);
         (admitted, change)
+    }
+
+    /// When a call that starts at `now` will be [overdue](Self::overdue); [`Instant::FAR`] if never.
+    #[must_use]
+    pub fn overdue_at(&self, now: Instant) -> Instant {
+        now.plus_nanos(self.hung_after.load(Ordering::Relaxed))
     }
 
     /// A call has run for [`Config::hung_after`] and still runs.
@@ -165,6 +175,10 @@ impl Breaker {
 
 fn slow_after(config: &Valid<Config>) -> u64 {
     config.slow_after.map_or(u64::MAX, nanos)
+}
+
+fn hung_after(config: &Valid<Config>) -> u64 {
+    config.hung_after.filter(|_| config.mode != Mode::Off).map_or(u64::MAX, nanos)
 }
 
 const PASS: u64 = 1;

@@ -31,6 +31,16 @@ impl Bulkhead {
         Self { state: Mutex::new(State { core: bulkhead::Bulkhead::new(config), wakers: Vec::new() }) }
     }
 
+    /// Takes new numbers. Who waits keeps its turn, and is woken to see what they mean for it.
+    pub fn reconfigure(&self, now: Instant, config: Valid<Config>) {
+        let mut state = lock(&self.state);
+        state.core.reconfigure(now, config);
+        while state.core.call_next(now).is_some() {}
+        let woken = std::mem::take(&mut state.wakers);
+        drop(state);
+        woken.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
     /// A call ended; whoever is next is woken.
     pub fn settle(&self, now: Instant, ticket: Ticket) {
         self.wake(|core| core.settle(now, ticket));
@@ -91,19 +101,23 @@ impl Acquire {
                 }
             },
         };
-        // The timer only wakes; whether the wait is over is the core's to say.
-        let now = if sleep.as_mut().poll(cx).is_ready() { clock::now() } else { now };
-        let mut state = lock(&bulkhead.state);
-        state.take_waker(*turn);
-        match state.core.claim(now, *turn) {
-            Some(claimed) => {
+        loop {
+            // The timer only wakes; whether the wait is over is the core's to say.
+            let now = if sleep.as_mut().poll(cx).is_ready() { clock::now() } else { now };
+            let mut state = lock(&bulkhead.state);
+            state.take_waker(*turn);
+            if let Some(claimed) = state.core.claim(now, *turn) {
                 self.waiting = None;
-                Poll::Ready(claimed)
+                return Poll::Ready(claimed);
             }
-            None => {
-                state.wakers.push((*turn, cx.waker().clone()));
-                Poll::Pending
+            let until = state.core.expiry(*turn).map_or(sleep.deadline(), clock::to_tokio);
+            state.wakers.push((*turn, cx.waker().clone()));
+            drop(state);
+            if sleep.deadline() == until {
+                return Poll::Pending;
             }
+            // New numbers, or a clock set back, have moved the end of the wait.
+            sleep.as_mut().reset(until);
         }
     }
 

@@ -48,10 +48,11 @@ impl Limit {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         match limit::decide(before, most) {
             Ok(()) => {
-                if before >= self.observed.load(Ordering::Relaxed) {
-                    self.rejected.fetch_add(1, Ordering::Relaxed);
+                if before < self.observed.load(Ordering::Relaxed) {
+                    return Ok(Permit::decided());
                 }
-                Ok(Permit::decided())
+                self.rejected.fetch_add(1, Ordering::Relaxed);
+                Ok(Permit::observed())
             }
             Err(rejection) => {
                 self.in_flight.fetch_sub(1, Ordering::AcqRel);
