@@ -3,11 +3,12 @@ extern crate std;
 use std::fmt::Write as _;
 use std::string::String;
 use std::vec;
+use std::vec::Vec;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Failure, Pushback};
+use crate::{Failure, Pushback, Rules};
 
 const START: Instant = Instant::from_millis(1_000_000);
 const YEAR: Duration = Duration::from_secs(31_536_000);
