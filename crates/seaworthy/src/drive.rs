@@ -142,7 +142,7 @@ struct Flights<A: Attempts> {
     stage: Stage,
     main: Option<Flight>,
     hedges: Vec<(Flight, Pin<Box<A::Future>>)>,
-    /// One that is just being made; there is one only if that panicked.
+    /// A hedge that is just being made; it stays here only if that panicked.
     made: Option<Flight>,
     answer: Option<(u8, Reply<A>)>,
     /// When the timer that is armed fires.
@@ -169,8 +169,8 @@ enum Stage {
 struct Flight {
     attempt: u8,
     ticket: Ticket,
-    /// When the breaker is to hear that it still runs.
-    overdue_at: Instant,
+    /// Whether the breaker has heard that it still runs.
+    overdue: bool,
 }
 
 enum Next<T, E> {
@@ -213,15 +213,18 @@ impl<A: Attempts> Flights<A> {
                         if let Some(rejection) = ticket.shadow() {
                             call.would_reject(now, attempt, rejection);
                         }
-                        // Its ticket is where it will be found should making the attempt panic.
-                        let overdue_at = inner.breaker.overdue_at(now);
-                        self.made = Some(Flight { attempt, ticket, overdue_at });
+                        let flight = Flight { attempt, ticket, overdue: false };
+                        // Put where it will be found should making the attempt panic.
+                        if kind == Kind::Hedge {
+                            self.made = Some(flight);
+                        } else {
+                            self.main = Some(flight);
+                        }
                         let future = attempts.attempt(Attempt { number: attempt, kind, due });
                         if !attempts.can_repeat() {
                             call.on_event(now, Event::CannotRepeat, &mut &inner.commons);
                         }
                         if kind != Kind::Hedge {
-                            self.main = self.made.take();
                             main.set(Some(future));
                         } else if let Some(flight) = self.made.take() {
                             self.hedges.push((flight, Box::pin(future)));
@@ -257,9 +260,7 @@ impl<A: Attempts> Flights<A> {
             }
         };
         let mut call = inner.start(began, *start);
-        for rejection in entry.shadows() {
-            call.would_reject(now, 0, rejection);
-        }
+        entry.shadows().into_iter().flatten().for_each(|rejection| call.would_reject(now, 0, rejection));
         self.stage = Stage::Running(call, Some(entry));
         None
     }
@@ -346,11 +347,16 @@ impl<A: Attempts> Flights<A> {
         let mut next = until.unwrap_or(Instant::FAR);
         let hedges = self.hedges.iter_mut().map(|(flight, _)| flight);
         for flight in self.main.iter_mut().chain(hedges) {
-            if flight.overdue_at <= now {
-                flight.overdue_at = Instant::FAR;
-                inner.changed(now, inner.breaker.overdue(now, &mut flight.ticket));
+            if flight.overdue {
+                continue;
             }
-            next = next.min(flight.overdue_at);
+            let overdue_at = inner.breaker.overdue_at(flight.ticket.admitted());
+            if overdue_at > now {
+                next = next.min(overdue_at);
+                continue;
+            }
+            flight.overdue = true;
+            inner.changed(now, inner.breaker.overdue(now, &mut flight.ticket));
         }
         (next < Instant::FAR).then_some(next)
     }

@@ -366,9 +366,8 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// What would have been refused in observe-only mode.
-    pub(crate) fn shadows(&self) -> impl Iterator<Item = Rejection> {
-        let place = self.place.as_ref().and_then(bulkhead::Ticket::shadow);
-        self.permit.shadow().into_iter().chain(place)
+    pub(crate) fn shadows(&self) -> [Option<Rejection>; 2] {
+        [self.permit.shadow(), self.place.as_ref().and_then(bulkhead::Ticket::shadow)]
     }
 }
 
