@@ -49,16 +49,51 @@ pub(crate) enum Miss {
 }
 
 /// Makes an attempt at `at` with `request`, once the bulkhead has a place for it.
-pub(crate) async fn attempt(home: Rc<Worker>, at: At, request: Request<Upload>) -> Done {
+///
+/// What is rare (connecting, HTTP/2, upgrades) is boxed, so that this future, which is moved with every call, stays small.
+pub(crate) async fn attempt(home: Rc<Worker>, at: At, mut request: Request<Upload>) -> Done {
     let mut place = Place { home: &home, upstream: at.upstream, ticket: None, acquire: Some(Acquire::new()) };
     if let Err(rejection) = poll_fn(|cx| place.poll(cx)).await {
         return Done { result: Err(Miss::Refused(rejection)), place: None };
     }
-    let sent = match home.site.config.upstreams[at.upstream].protocol {
-        Protocol::Http1 => over_http1(&home, at, request).await,
-        Protocol::Http2 => over_http2(&home, at, request).await,
+    if home.site.config.upstreams[at.upstream].protocol == Protocol::Http2 {
+        let sent = Box::pin(over_http2(&home, at, request)).await;
+        return Done { result: sent.map_err(Miss::Failed), place: place.ticket.take() };
+    }
+    let result = loop {
+        let mut link = match poll_fn(|cx| Poll::Ready(home.node(at).pool.take(home.clock().now(), cx))).await
+        {
+            Some(link) => link,
+            None => match Box::pin(connect_http1(&home, at)).await {
+                Ok(link) => link,
+                Err(failure) => break Err(failure),
+            },
+        };
+        let mut answering = pin!(link.sender.try_send_request(request));
+        let answered = poll_fn(|cx| {
+            link.conn.drive(cx);
+            answering.as_mut().poll(cx)
+        });
+        match answered.await {
+            Ok(answer) => break answered_over(link, answer).await,
+            Err(mut error) => match error.take_message() {
+                // The endpoint had closed an idle connection, and nothing was sent: not a failure of anybody's.
+                Some(unsent) if link.reused => request = unsent,
+                Some(_) => break Err(Failure::Unprocessed),
+                None => break Err(Failure::Broken),
+            },
+        }
     };
-    Done { result: sent.map_err(Miss::Failed), place: place.ticket.take() }
+    Done { result: result.map_err(Miss::Failed), place: place.ticket.take() }
+}
+
+async fn answered_over(link: Box<Link>, answer: http::Response<Incoming>) -> Result<Answer, Failure> {
+    let (parts, body) = answer.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        let tunnel = Some(Box::pin(upgraded(link)).await);
+        return Ok(Answer { parts, body, link: None, tunnel });
+    }
+    Ok(Answer { parts, body, link: Some(link), tunnel: None })
 }
 
 /// A place in the bulkhead, or the way to one; gives it back if the attempt is dropped.
@@ -94,53 +129,14 @@ impl Drop for Place<'_> {
     }
 }
 
-async fn over_http1(home: &Worker, at: At, mut request: Request<Upload>) -> Result<Answer, Failure> {
-    loop {
-        let pool = &home.node(at).pool;
-        let mut link = match pool.checkout(home.clock().now()).await {
-            Some(link) => link,
-            None => connect_http1(home, at).await?,
-        };
-        match send(&mut link, request).await {
-            Ok(answer) => {
-                let (parts, body) = answer.into_parts();
-                if parts.status != StatusCode::SWITCHING_PROTOCOLS {
-                    return Ok(Answer { parts, body, link: Some(link), tunnel: None });
-                }
-                let tunnel = Some(upgraded(link).await?);
-                return Ok(Answer { parts, body, link: None, tunnel });
-            }
-            // The endpoint had closed an idle connection, and nothing was sent: not a failure of anybody's.
-            Err(Unsent { request: Some(unsent), .. }) if link.reused => request = unsent,
-            Err(Unsent { request: Some(_), .. }) => return Err(Failure::Unprocessed),
-            Err(Unsent { request: None, .. }) => return Err(Failure::Broken),
-        }
-    }
-}
-
-/// A request that got no answer, and itself if it was never sent.
-struct Unsent {
-    request: Option<Request<Upload>>,
-}
-
-/// Sends `request` and drives the connection until the answer's head is there.
-async fn send(link: &mut Link, request: Request<Upload>) -> Result<http::Response<Incoming>, Unsent> {
-    let mut answer = pin!(link.sender.try_send_request(request));
-    poll_fn(|cx| {
-        link.drive(cx);
-        answer.as_mut().poll(cx).map_err(|mut error| Unsent { request: error.take_message() })
-    })
-    .await
-}
-
 /// Drives a connection whose answer was 101 to its end as HTTP.
-async fn upgraded(mut link: Box<Link>) -> Result<(TcpStream, Bytes), Failure> {
+async fn upgraded(mut link: Box<Link>) -> (TcpStream, Bytes) {
     poll_fn(|cx| {
         link.drive(cx);
         if link.is_closed() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    Ok(link.into_parts())
+    link.into_parts()
 }
 
 async fn connect_http1(home: &Worker, at: At) -> Result<Box<Link>, Failure> {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
@@ -30,6 +30,28 @@ pub(crate) async fn serve(
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<Download>, Infallible> {
+    let mut running = match begin(client, request) {
+        Ok(running) => running,
+        Err(response) => return Ok(*response),
+    };
+    let mut ending = Some(running.driver.run().await);
+    let answered = poll_fn(|cx| match ending.take() {
+        Some(ending) => Poll::Ready(running.finish(ending, cx)),
+        None => Poll::Pending,
+    });
+    Ok(answered.await)
+}
+
+/// A call whose request was accepted.
+struct Running {
+    driver: Driver,
+    /// Taken when the call ends.
+    ledger: Option<Box<Ledger>>,
+    manner: Manner,
+}
+
+/// Reads the request and finds where it goes, or answers it at once.
+fn begin(client: Rc<Client>, request: Request<Incoming>) -> Result<Running, Box<Response<Download>>> {
     let mut ledger = Ledger::new(client.clone());
     let (parts, body) = request.into_parts();
     let version = parts.version;
@@ -41,27 +63,21 @@ pub(crate) async fn serve(
                 // Where one request ends and the next begins is not sure any more.
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            return Ok(response);
+            return Err(Box::new(response));
         }
     };
-    let home = client.home.clone();
+    let home = &client.home;
     if home.site.config.log.access {
-        ledger.about = Some(About {
-            method: asked.method.clone(),
-            target: asked.target.clone(),
-            host: asked.host.clone(),
-            id: asked.id.clone(),
-            trace: asked.trace.clone(),
-        });
+        ledger.about = Some(About::of(&asked));
     }
     let host = asked.host.to_str().ok().filter(|host| !host.is_empty());
     let Some((route, _)) = home.site.config.route(host, asked.path(), asked.method.as_str()) else {
         let refusal =
             Refusal { status: StatusCode::NOT_FOUND, detail: "no route takes this host, path and method" };
-        return Ok(refuse(ledger, refusal, &asked.id, asked.grpc));
+        return Err(Box::new(refuse(ledger, refusal, &asked.id, asked.grpc)));
     };
     ledger.route = Some(route);
-    Ok(route_call(home, ledger, asked, route, body).await)
+    start(home, ledger, asked, route, body)
 }
 
 fn refuse(mut ledger: Box<Ledger>, refusal: Refusal, id: &HeaderValue, grpc: bool) -> Response<Download> {
@@ -71,21 +87,25 @@ fn refuse(mut ledger: Box<Ledger>, refusal: Refusal, id: &HeaderValue, grpc: boo
     response
 }
 
-async fn route_call(
-    home: Rc<Worker>,
+/// Starts the call, if the upstream's limit admits it.
+fn start(
+    home: &Rc<Worker>,
     mut ledger: Box<Ledger>,
     asked: Asked,
     route: usize,
     body: Incoming,
-) -> Response<Download> {
+) -> Result<Running, Box<Response<Download>>> {
     let upstream = home.site.config.routes[route].upstream;
     let now = home.clock().now();
-    let manner = Manner { id: asked.id.clone(), grpc: asked.grpc, wants_why: asked.wants_why };
+    let manner =
+        Manner { id: asked.id.clone(), grpc: asked.grpc, wants_why: asked.wants_why, upgrade: asked.upgrade };
     match home.service(upstream).limit.admit(now) {
         Ok(permit) => ledger.permit = Some(permit),
-        Err(rejection) => return manner.conclude(ledger, Ending::Rejected(rejection), Why::new()),
+        Err(rejection) => {
+            return Err(Box::new(manner.conclude(ledger, &Ending::Rejected(rejection), Why::new())));
+        }
     }
-    let repeat = repeat(&home, route, &asked);
+    let repeat = repeat(home, route, &asked);
     let start = Start {
         deadline: asked.patience.map(|patience| now.plus(patience)),
         repeat,
@@ -98,21 +118,45 @@ async fn route_call(
             if repeat == Repeat::Never { 0 } else { home.site.config.limits.body_replay_bytes as usize };
         Tape::new(home.clone(), body, most)
     });
-    let upgrade = asked.upgrade;
-    let outgoing = Outgoing::new(&home, upstream, asked);
-    let mut driver = Driver::new(&home, upstream, call, outgoing, tape, repeat != Repeat::Never);
-    let ending = driver.run().await;
-    ledger.attempts = driver.attempts();
-    let why = driver.why();
-    drop(driver);
-    if let Ending::Answer(answer, _) = &ending
-        && answer.tunnel.is_some()
-        && !upgrade
-    {
-        // Nobody asked for it.
-        return manner.conclude(ledger, Ending::Failed(Outcome::failed(Failure::Broken)), why);
+    let outgoing = Outgoing::new(home, upstream, asked);
+    let driver = Driver::new(home.clone(), upstream, call, outgoing, tape, repeat != Repeat::Never);
+    Ok(Running { driver, ledger: Some(ledger), manner })
+}
+
+impl Running {
+    /// The answer to the client.
+    fn finish(&mut self, ending: Ending, cx: &mut Context<'_>) -> Response<Download> {
+        let Some(mut ledger) = self.ledger.take() else { unreachable!("a call ends once") };
+        ledger.attempts = self.driver.attempts();
+        let why = self.driver.why();
+        let (answer, leg) = match ending {
+            Ending::Answer(answer, leg) if answer.tunnel.is_none() || self.manner.upgrade => (answer, leg),
+            Ending::Answer(..) => {
+                // Nobody asked for an upgrade.
+                let ending = Ending::Failed(Outcome::failed(Failure::Broken));
+                return self.manner.conclude(ledger, &ending, why);
+            }
+            other => return self.manner.conclude(ledger, &other, why),
+        };
+        let Answer { mut parts, body, link, tunnel } = *answer;
+        ledger.head = Some(ledger.client.home.clock().now());
+        ledger.status = Some(parts.status);
+        ledger.leg = Some(leg);
+        clean_answer(&mut parts.headers, tunnel.is_some());
+        // What the upstream speaks is between it and us.
+        parts.version = Version::HTTP_11;
+        parts.headers.entry(names::REQUEST_ID).or_insert(self.manner.id.clone());
+        if self.manner.wants_why {
+            tell_why(&mut parts.headers, &why);
+        }
+        ledger.why = why;
+        if let Some((stream, seen)) = tunnel {
+            let client = ledger.client.clone();
+            client.tunnel.set(Some(Far { stream, seen, guard: ledger }));
+            return Response::from_parts(parts, Download::own(bytes::Bytes::new()));
+        }
+        Response::from_parts(parts, Download::stream(body, link, ledger, self.manner.grpc, cx))
     }
-    manner.finish(ledger, ending, why).await
 }
 
 /// Whether the request may be sent more than once. One that is another hop's second attempt is not: the hop before us
@@ -133,42 +177,16 @@ struct Manner {
     id: HeaderValue,
     grpc: bool,
     wants_why: bool,
+    upgrade: bool,
 }
 
 impl Manner {
-    async fn finish(self, mut ledger: Box<Ledger>, ending: Ending, why: Why) -> Response<Download> {
-        let Ending::Answer(answer, leg) = ending else { return self.conclude(ledger, ending, why) };
-        let Answer { mut parts, body, link, tunnel } = *answer;
-        ledger.head = Some(ledger.client.home.clock().now());
-        ledger.status = Some(parts.status);
-        ledger.leg = Some(leg);
-        clean_answer(&mut parts.headers, tunnel.is_some());
-        // What the upstream speaks is between it and us.
-        parts.version = Version::HTTP_11;
-        parts.headers.entry(names::REQUEST_ID).or_insert(self.id.clone());
-        if self.wants_why {
-            tell_why(&mut parts.headers, &why);
-        }
-        ledger.why = why;
-        if let Some((stream, seen)) = tunnel {
-            let client = ledger.client.clone();
-            client.tunnel.set(Some(Far { stream, seen, guard: ledger }));
-            return Response::from_parts(parts, Download::own(bytes::Bytes::new()));
-        }
-        let mut pieces = Some((body, link, ledger));
-        let download = poll_fn(|cx| match pieces.take() {
-            Some((body, link, ledger)) => Poll::Ready(Download::stream(body, link, ledger, self.grpc, cx)),
-            None => Poll::Pending,
-        });
-        Response::from_parts(parts, download.await)
-    }
-
     /// The answer to a call that the upstream did not answer.
-    fn conclude(&self, mut ledger: Box<Ledger>, ending: Ending, why: Why) -> Response<Download> {
+    fn conclude(&self, mut ledger: Box<Ledger>, ending: &Ending, why: Why) -> Response<Download> {
         let home = ledger.client.home.clone();
         let counts = &home.tally.routes[ledger.route.unwrap_or(home.site.config.routes.len())];
         let text;
-        let problem = match &ending {
+        let problem = match ending {
             Ending::Rejected(rejection) => {
                 counts.rejected.add(1);
                 text = rejection.to_string();
@@ -183,7 +201,7 @@ impl Manner {
             }
         };
         let mut response =
-            match (&ending, ledger.route.and_then(|n| home.site.config.routes[n].fallback.as_ref())) {
+            match (ending, ledger.route.and_then(|n| home.site.config.routes[n].fallback.as_ref())) {
                 (Ending::Fallback, Some(degraded)) => fallback(degraded),
                 _ => problem.answer(self.grpc, &self.id, &why),
             };

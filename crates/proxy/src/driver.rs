@@ -40,9 +40,8 @@ pub(crate) enum Ending {
 }
 
 /// Drives one call.
-pub(crate) struct Driver<'a> {
-    home: &'a Rc<Worker>,
-    commons: &'a Commons,
+pub(crate) struct Driver {
+    home: Rc<Worker>,
     upstream: usize,
     call: Call,
     outgoing: Outgoing,
@@ -63,9 +62,9 @@ struct Flights<'p, F, M> {
     make: M,
 }
 
-impl<'a> Driver<'a> {
+impl Driver {
     pub(crate) fn new(
-        home: &'a Rc<Worker>,
+        home: Rc<Worker>,
         upstream: usize,
         call: Call,
         outgoing: Outgoing,
@@ -74,7 +73,6 @@ impl<'a> Driver<'a> {
     ) -> Self {
         Self {
             home,
-            commons: &home.service(upstream).commons,
             upstream,
             call,
             outgoing,
@@ -147,7 +145,7 @@ impl<'a> Driver<'a> {
         M: Fn(Rc<Worker>, At, Request<Upload>) -> F,
     {
         loop {
-            match self.call.next_action(now, &mut &*self.commons) {
+            match self.call.next_action(now, &mut commons(&self.home, self.upstream)) {
                 Action::Send { attempt, kind, due } => self.send(now, attempt, kind, due, flights),
                 Action::Cancel { attempt, why } => {
                     flights.drop_attempt(attempt);
@@ -177,7 +175,11 @@ impl<'a> Driver<'a> {
         let (at, ticket) = match self.choose(now, kind) {
             Ok(chosen) => chosen,
             Err(rejection) => {
-                return self.call.on_event(now, Event::Refused { attempt, rejection }, &mut &*self.commons);
+                return self.call.on_event(
+                    now,
+                    Event::Refused { attempt, rejection },
+                    &mut commons(&self.home, self.upstream),
+                );
             }
         };
         if let Some(rejection) = ticket.shadow() {
@@ -262,7 +264,7 @@ impl<'a> Driver<'a> {
                 Event::Ended { attempt, outcome }
             }
         };
-        self.call.on_event(now, event, &mut &*self.commons);
+        self.call.on_event(now, event, &mut commons(&self.home, self.upstream));
     }
 
     /// A request that was not processed can be sent again, but not if its body is gone.
@@ -290,7 +292,7 @@ impl<'a> Driver<'a> {
     fn tell_if_spent(&mut self, now: Instant) {
         if !self.told_spent && self.tape.as_ref().is_some_and(|tape| tape.is_spent()) {
             self.told_spent = true;
-            self.call.on_event(now, Event::CannotRepeat, &mut &*self.commons);
+            self.call.on_event(now, Event::CannotRepeat, &mut commons(&self.home, self.upstream));
         }
     }
 
@@ -309,11 +311,15 @@ impl<'a> Driver<'a> {
     }
 }
 
-impl Drop for Driver<'_> {
+impl Drop for Driver {
     fn drop(&mut self) {
         if !self.call.is_finished() {
             // The attempts' own dues are settled by their guards.
-            self.call.on_event(self.home.clock().now(), Event::CallerGone, &mut &*self.commons);
+            self.call.on_event(
+                self.home.clock().now(),
+                Event::CallerGone,
+                &mut commons(&self.home, self.upstream),
+            );
         }
     }
 }
@@ -412,6 +418,11 @@ impl Tried {
     fn has(&self, endpoint: usize) -> bool {
         self.first == Some(endpoint) || self.more.contains(&endpoint)
     }
+}
+
+/// What the calls to the upstream share. Not a method, as it is needed beside the call that is being changed.
+fn commons(home: &Worker, upstream: usize) -> &Commons {
+    &home.service(upstream).commons
 }
 
 /// The refusal that ends sooner.

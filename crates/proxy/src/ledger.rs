@@ -14,6 +14,7 @@ use seaworthy_core::gate::{bulkhead, limit};
 use seaworthy_core::{Failure, Instant, Outcome, Why};
 
 use crate::client::Client;
+use crate::head::Asked;
 use crate::journal::Access;
 use crate::task::HasClock;
 use crate::worker::{At, Worker};
@@ -123,6 +124,18 @@ pub(crate) struct About {
     pub host: HeaderValue,
     pub id: HeaderValue,
     pub trace: HeaderValue,
+}
+
+impl About {
+    pub(crate) fn of(asked: &Asked) -> Self {
+        Self {
+            method: asked.method.clone(),
+            target: asked.target.clone(),
+            host: asked.host.clone(),
+            id: asked.id.clone(),
+            trace: asked.trace.clone(),
+        }
+    }
 }
 
 /// How a call ended.

@@ -5,9 +5,9 @@
 //! is shared by many calls and so has a task of its own.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
@@ -21,8 +21,8 @@ use crate::tape::Upload;
 pub(crate) struct Link {
     /// Takes a request.
     pub sender: http1::SendRequest<Upload>,
-    conn: http1::Connection<TokioIo<TcpStream>, Upload>,
-    closed: bool,
+    /// Carries it.
+    pub conn: Wire,
     /// Whether it has carried a request before.
     pub reused: bool,
     idle_since: Instant,
@@ -33,33 +33,47 @@ impl Link {
         sender: http1::SendRequest<Upload>,
         conn: http1::Connection<TokioIo<TcpStream>, Upload>,
     ) -> Box<Self> {
-        Box::new(Self { sender, conn, closed: false, reused: false, idle_since: Instant::ZERO })
+        let conn = Wire { conn, closed: false };
+        Box::new(Self { sender, conn, reused: false, idle_since: Instant::ZERO })
     }
 
     /// Drives the connection as far as it goes. Errors reach whoever waits for the request or the body.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        if !self.closed && Pin::new(&mut self.conn).poll(cx).is_ready() {
-            self.closed = true;
-        }
+        self.conn.drive(cx);
     }
 
     /// Whether the connection is at its end: closed, broken, or upgraded.
     pub(crate) const fn is_closed(&self) -> bool {
-        self.closed
+        self.conn.closed
     }
 
     /// Whether it could take another request now.
     fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.closed && !self.sender.is_ready() {
+        if !self.is_closed() && !self.sender.is_ready() {
             self.drive(cx);
         }
-        !self.closed && self.sender.is_ready()
+        !self.is_closed() && self.sender.is_ready()
     }
 
     /// The socket of an upgraded connection, and what was read from it already.
     pub(crate) fn into_parts(self) -> (TcpStream, bytes::Bytes) {
-        let parts = self.conn.into_parts();
+        let parts = self.conn.conn.into_parts();
         (parts.io.into_inner(), parts.read_buf)
+    }
+}
+
+/// The half of a [`Link`] that reads and writes.
+pub(crate) struct Wire {
+    conn: http1::Connection<TokioIo<TcpStream>, Upload>,
+    closed: bool,
+}
+
+impl Wire {
+    /// Reads and writes what can be.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if !self.closed && Pin::new(&mut self.conn).poll(cx).is_ready() {
+            self.closed = true;
+        }
     }
 }
 
@@ -91,11 +105,6 @@ impl Pool {
                 return Some(link);
             }
         }
-    }
-
-    /// Like [`take`](Self::take), for async code.
-    pub(crate) async fn checkout(&self, now: Instant) -> Option<Box<Link>> {
-        poll_fn(|cx| Poll::Ready(self.take(now, cx))).await
     }
 
     /// Keeps `link` for another call if it is fit for one.
