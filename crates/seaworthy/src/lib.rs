@@ -20,6 +20,8 @@
 
 pub mod classify;
 pub mod clock;
+#[cfg(doctest)]
+mod docs;
 mod drive;
 mod error;
 mod event;

@@ -1,0 +1,23 @@
+//! The pages of `docs/` and the README, so that what they show compiles.
+
+macro_rules! pages {
+    ($($name:ident: $path:literal)*) => {
+        $(
+            #[doc = include_str!(concat!("../../../", $path))]
+            mod $name {}
+        )*
+    };
+}
+
+pages! {
+    readme: "README.md"
+    library: "docs/library.md"
+    breaker: "docs/policies/breaker.md"
+    budget: "docs/policies/budget.md"
+    bulkhead: "docs/policies/bulkhead.md"
+    fallback: "docs/policies/fallback.md"
+    hedge: "docs/policies/hedge.md"
+    limit: "docs/policies/limit.md"
+    retry: "docs/policies/retry.md"
+    timeout: "docs/policies/timeout.md"
+}
