@@ -102,10 +102,13 @@ async fn over_http1(home: &Rc<Worker>, client: Rc<Client>, socket: Socket) {
         builder.serve_connection(socket, service_fn(move |request| serve(serving.clone(), request)));
     let mut told = false;
     let late = poll_fn(|cx| {
-        if home.is_draining() && !std::mem::replace(&mut told, true) {
+        let mut polled = Pin::new(&mut conn).poll(cx);
+        // Told only now: a request that has come already is served, though nobody had read it yet.
+        if polled.is_pending() && home.is_draining() && !std::mem::replace(&mut told, true) {
             Pin::new(&mut conn).graceful_shutdown();
+            polled = Pin::new(&mut conn).poll(cx);
         }
-        match Pin::new(&mut conn).poll(cx) {
+        match polled {
             // What was wrong, the client was told; there is nobody else whom it concerns.
             Poll::Ready(_) => Poll::Ready(None),
             Poll::Pending => patience(home, &client, true).map(Some),

@@ -4,7 +4,7 @@
 //! of the client's connection, which is polled whenever an attempt's connection has news.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -16,11 +16,12 @@ use seaworthy_core::{Failure, Instant, Outcome, Policy, Reason, Rejection, Why};
 
 use crate::attempt::{Answer, Done, Miss, attempt};
 use crate::balance;
+use crate::flights::{Flights, Legs, Tried};
 use crate::ledger::Leg;
 use crate::names;
 use crate::outgoing::Outgoing;
 use crate::tape::{Tape, Upload};
-use crate::task::{Clock, HasClock};
+use crate::task::HasClock;
 use crate::worker::{At, Worker};
 
 /// How a call ends, for the client.
@@ -51,15 +52,6 @@ pub(crate) struct Driver {
     /// The answers that are held: one that may be the best there will be, and one that has just come.
     held: [Option<(u8, Box<Answer>)>; 2],
     told_spent: bool,
-}
-
-/// What is in flight.
-struct Flights<'p, F, M> {
-    main: Pin<&'p mut Option<F>>,
-    /// The attempt in `main`; 0 if there is none.
-    main_is: u8,
-    others: &'p mut Vec<(u8, Pin<Box<F>>)>,
-    make: M,
 }
 
 impl Driver {
@@ -321,102 +313,6 @@ impl Drop for Driver {
                 &mut commons(&self.home, self.upstream),
             );
         }
-    }
-}
-
-impl<F: Future<Output = Done>, M> Flights<'_, F, M> {
-    fn add(&mut self, attempt: u8, future: F) {
-        if self.main_is == 0 {
-            self.main_is = attempt;
-            self.main.set(Some(future));
-        } else {
-            self.others.push((attempt, Box::pin(future)));
-        }
-    }
-
-    fn drop_attempt(&mut self, attempt: u8) {
-        if self.main_is == attempt {
-            self.main_is = 0;
-            self.main.set(None);
-        }
-        self.others.retain(|(other, _)| *other != attempt);
-    }
-
-    /// The first attempt that has news.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Option<(u8, Done)> {
-        if let Some(future) = self.main.as_mut().as_pin_mut()
-            && let Poll::Ready(done) = future.poll(cx)
-        {
-            self.main.set(None);
-            return Some((std::mem::take(&mut self.main_is), done));
-        }
-        for n in 0..self.others.len() {
-            if let Poll::Ready(done) = self.others[n].1.as_mut().poll(cx) {
-                let (attempt, _) = self.others.swap_remove(n);
-                return Some((attempt, done));
-            }
-        }
-        None
-    }
-}
-
-/// The dues of the attempts that are not over; more than one only where there are hedges or spare answers.
-#[derive(Default)]
-struct Legs {
-    first: Option<Leg>,
-    more: Vec<Leg>,
-}
-
-impl Legs {
-    fn put(&mut self, leg: Leg) {
-        if self.first.is_none() {
-            self.first = Some(leg);
-        } else {
-            self.more.push(leg);
-        }
-    }
-
-    /// Tells the breakers what runs for too long, and asks to be woken when something will have.
-    fn tell_overdue(&mut self, now: Instant, clock: &Clock) {
-        for leg in self.first.iter_mut().chain(&mut self.more) {
-            if leg.overdue_at <= now {
-                leg.overdue(now);
-            }
-            clock.wake_by(leg.overdue_at);
-        }
-    }
-
-    fn find(&mut self, attempt: u8) -> Option<&mut Leg> {
-        self.first.iter_mut().chain(&mut self.more).find(|leg| leg.attempt == attempt)
-    }
-
-    fn take(&mut self, attempt: u8) -> Option<Leg> {
-        if let Some(leg) = self.first.take_if(|leg| leg.attempt == attempt) {
-            return Some(leg);
-        }
-        let n = self.more.iter().position(|leg| leg.attempt == attempt)?;
-        Some(self.more.swap_remove(n))
-    }
-}
-
-/// The endpoints that were tried.
-#[derive(Default)]
-struct Tried {
-    first: Option<usize>,
-    more: Vec<usize>,
-}
-
-impl Tried {
-    fn add(&mut self, endpoint: usize) {
-        if self.first.is_none() {
-            self.first = Some(endpoint);
-        } else {
-            self.more.push(endpoint);
-        }
-    }
-
-    fn has(&self, endpoint: usize) -> bool {
-        self.first == Some(endpoint) || self.more.contains(&endpoint)
     }
 }
 

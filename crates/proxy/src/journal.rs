@@ -15,7 +15,6 @@ use seaworthy_config::{Config, Format, Level};
 use seaworthy_core::Why;
 use seaworthy_core::gate::breaker::Change;
 
-use crate::ids;
 use crate::ledger::{About, End};
 use crate::worker::At;
 
@@ -133,9 +132,12 @@ impl Names {
 
 fn write(queue: &Receiver<Line>, names: &Names) {
     let mut batch = String::new();
+    let mut behind = false;
     while let Ok(first) = queue.recv() {
         // One waking for many lines: woken for each, this thread costs the workers as much again as the calls themselves.
-        std::thread::sleep(GATHER);
+        if !behind {
+            std::thread::sleep(GATHER);
+        }
         let mut next = Some(first);
         while let Some(line) = next {
             match line {
@@ -148,6 +150,7 @@ fn write(queue: &Receiver<Line>, names: &Names) {
             }
             next = if batch.len() < BATCH { queue.try_recv().ok() } else { None };
         }
+        behind = batch.len() >= BATCH;
         // There is nowhere to tell that the log can't be written.
         let _ = std::io::stderr().write_all(batch.as_bytes());
         batch.clear();
@@ -159,11 +162,10 @@ fn render(access: &Access, names: &Names) -> String {
     line.time();
     line.text("event", "call");
     if let Some(about) = &access.about {
-        line.text("request_id", about.id.to_str().unwrap_or(""));
-        line.text("trace_id", ids::trace_id(&about.trace).unwrap_or(""));
-        line.text("method", about.method.as_str());
-        line.text("host", about.host.to_str().unwrap_or(""));
-        line.text("path", about.target.path());
+        let names = ["request_id", "trace_id", "method", "host", "path"];
+        for (name, value) in names.into_iter().zip(about.parts()) {
+            line.text(name, value);
+        }
     }
     line.text("client", &access.peer.ip().to_string());
     line.text("route", access.route.map_or("", |n| &names.routes[n]));

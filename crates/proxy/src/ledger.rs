@@ -6,8 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, StatusCode};
+use http::StatusCode;
 use seaworthy::shared::breaker;
 use seaworthy_core::call::Kind;
 use seaworthy_core::gate::{bulkhead, limit};
@@ -15,6 +14,7 @@ use seaworthy_core::{Failure, Instant, Outcome, Why};
 
 use crate::client::Client;
 use crate::head::Asked;
+use crate::ids;
 use crate::journal::Access;
 use crate::task::HasClock;
 use crate::worker::{At, Worker};
@@ -117,24 +117,36 @@ pub(crate) struct Ledger {
     end: Option<End>,
 }
 
-/// What the log says about a request.
+/// What the log says about a request, in memory of its own: what hyper has parsed are slices of the buffers that it reads
+/// into, and thousands of lines that wait for a slow writer would keep eight kilobytes each.
 pub(crate) struct About {
-    pub method: Method,
-    pub target: PathAndQuery,
-    pub host: HeaderValue,
-    pub id: HeaderValue,
-    pub trace: HeaderValue,
+    text: String,
+    /// Where each part ends in the text.
+    ends: [usize; 5],
 }
 
 impl About {
     pub(crate) fn of(asked: &Asked) -> Self {
-        Self {
-            method: asked.method.clone(),
-            target: asked.target.clone(),
-            host: asked.host.clone(),
-            id: asked.id.clone(),
-            trace: asked.trace.clone(),
-        }
+        let parts = [
+            asked.id.to_str().unwrap_or(""),
+            ids::trace_id(&asked.trace).unwrap_or(""),
+            asked.method.as_str(),
+            asked.host.to_str().unwrap_or(""),
+            asked.path(),
+        ];
+        let parts = parts.map(|part| &part[..part.floor_char_boundary(LONGEST_PART)]);
+        let mut text = String::with_capacity(parts.iter().map(|part| part.len()).sum());
+        let ends = parts.map(|part| {
+            text.push_str(part);
+            text.len()
+        });
+        Self { text, ends }
+    }
+
+    /// Request id, trace id, method, host and path.
+    pub(crate) fn parts(&self) -> [&str; 5] {
+        let mut start = 0;
+        self.ends.map(|end| &self.text[std::mem::replace(&mut start, end)..end])
     }
 }
 
@@ -247,3 +259,6 @@ impl Drop for Ledger {
         self.close(End::Gone);
     }
 }
+
+/// Of longer parts the log has the beginning: a full queue of the longest paths is still some tens of megabytes.
+const LONGEST_PART: usize = 1024;

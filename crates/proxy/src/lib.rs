@@ -29,6 +29,7 @@ mod connection;
 mod download;
 mod driver;
 mod executor;
+mod flights;
 mod full;
 mod head;
 mod ids;

@@ -246,6 +246,8 @@ fn serve(
         // The sender outlives the workers.
         let _ = stage.wait_for(|stage| *stage != Stage::Serving).await;
         doors.iter().for_each(|door| door.abort());
+        // Once around the reactor, so that connections know of the requests that have come by now.
+        tokio::task::yield_now().await;
         home.drain();
         tokio::select! {
             () = home.emptied() => {}
