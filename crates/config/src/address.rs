@@ -1,7 +1,7 @@
 //! Where calls go, and which calls a route takes.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// One address of an upstream.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -18,6 +18,16 @@ impl Endpoint {
     pub fn authority(&self) -> String {
         let Self { host, port } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    /// Whether whoever connects to it reaches what listens at `listen`, as far as its name alone can tell.
+    pub(crate) fn is_at(&self, listen: &SocketAddr) -> bool {
+        let same = |ip: IpAddr| ip == listen.ip() || (listen.ip().is_unspecified() && ip.is_loopback());
+        let is_host = match self.host.parse() {
+            Ok(ip) => same(ip),
+            Err(_) => self.host == "localhost" && (listen.ip().is_loopback() || listen.ip().is_unspecified()),
+        };
+        is_host && self.port == listen.port()
     }
 
     /// Reads `http://host` or `http://host:port`; the error is the problem and the remedy.

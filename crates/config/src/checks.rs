@@ -72,10 +72,28 @@ fn core_findings(p: &Policies) -> Vec<Finding> {
     let gates =
         [("breaker", p.breaker.faults()), ("limit", p.limit.faults()), ("bulkhead", p.bulkhead.faults())];
     let alone = parts.into_iter().chain(gates).flat_map(|(table, faults)| {
-        faults.into_iter().map(move |fault| error(join(table, fault.field), fault, &[]))
+        faults.into_iter().map(move |fault| {
+            let path = join(table, fault.field);
+            let related = related(&path);
+            error(path, fault, related)
+        })
     });
     let between = between.into_iter().map(|fault| error(home(fault.field), fault, CALL));
     alone.chain(between).collect()
+}
+
+/// The settings that a rule of a policy weighs against the one that it names.
+fn related(path: &str) -> &'static [&'static str] {
+    match path {
+        "timeout.ceiling" => &["timeout.floor"],
+        "retry.cap" => &["retry.base"],
+        "hedge.budget.share" => &["hedge.budget.per_second", "hedge.mode"],
+        "breaker.consecutive_failures" => &["breaker.failure_rate"],
+        "breaker.minimum_calls" => &["breaker.window"],
+        "breaker.open_at_most" => &["breaker.open_for"],
+        "bulkhead.max_wait" => &["bulkhead.queue"],
+        _ => &[],
+    }
 }
 
 fn error(path: String, fault: Fault, related: &'static [&'static str]) -> Finding {

@@ -8,7 +8,7 @@ use seaworthy_core::{Fault, Rules, Valid};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::address::Host;
+use crate::address::{Endpoint, Host};
 use crate::checks::{self, Finding, Scope};
 use crate::config::{Config, Route, Upstream};
 use crate::diagnostic::{Mistakes, Severity};
@@ -116,6 +116,7 @@ fn document(mut reader: Reader<'_>, root: &DeTable<'_>, is_command_line: bool) -
     listeners(&mut reader, &process, &process_marks, root);
 
     let upstreams = upstreams(&mut reader, root);
+    loops(&mut reader, &process, &upstreams);
     let routes = routes(&mut reader, root, &upstreams);
     let draft = Draft { process, process_marks, upstreams, routes };
     if !reader.is_usable() {
@@ -173,6 +174,18 @@ fn clash(a: &SocketAddr, b: &SocketAddr) -> bool {
     let overlap = a.ip() == b.ip()
         || (a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified()));
     a.port() != 0 && a.port() == b.port() && overlap
+}
+
+/// Endpoints that are this proxy: each call would go in a circle until every permit is taken.
+fn loops(reader: &mut Reader<'_>, process: &Process, upstreams: &[UpstreamDraft]) {
+    for UpstreamDraft { name, header, addresses, marks, .. } in upstreams {
+        let itself = |endpoint: &&Endpoint| process.listen.iter().any(|listen| endpoint.is_at(listen));
+        let Some(endpoint) = addresses.endpoints.iter().find(itself) else { continue };
+        let span = marks.own("endpoints").map_or(header.clone(), |mark| mark.span.clone());
+        let message = format!("upstream.{name}.endpoints holds {endpoint}, where this proxy itself listens");
+        let remedy = "calls would go in a circle; write where the service is, or change listen";
+        reader.error(&span, message, remedy);
+    }
 }
 
 /// Reads `[defaults]` and every `[upstream.NAME]`, in the order of the text.

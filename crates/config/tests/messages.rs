@@ -71,6 +71,9 @@ messages! {
     warns_of_a_limit_below_the_bulkhead: "[upstream.a]\nendpoints = \"http://a\"\nlimit.max_in_flight = 10\n";
     warns_of_a_hedge_with_one_endpoint: "[upstream.a]\nendpoints = \"http://a\"\nhedge.mode = \"observe\"\n";
     warns_of_an_upstream_that_no_route_leads_to: "[upstream.a]\nendpoints = \"http://a\"\n[upstream.b]\nendpoints = \"http://b\"\n[[route]]\nupstream = \"a\"\n";
+    rules_point_at_what_was_written: "[upstream.a]\nendpoints = \"http://a\"\nbreaker.mode = \"observe\"\nbreaker.open_for = \"2m\"\nretry.mode = \"off\"\nretry.base = \"2s\"\n";
+    no_budget_for_hedges: "[upstream.a]\nendpoints = [\"http://a\", \"http://b\"]\nhedge = { mode = \"enforce\", budget = { share = 0, per_second = 0 } }\n";
+    endpoint_that_is_the_proxy_itself: "listen = \"0.0.0.0:80\"\n[upstream.a]\nendpoints = [\"http://a\", \"http://127.0.0.1\"]\n[upstream.b]\nendpoints = \"http://localhost:80\"\n[[route]]\nupstream = \"a\"\n[[route]]\npath = \"/b\"\nupstream = \"b\"\n";
     tabs_and_wide_letters: "[upstream.a]\n\tendpoints = [\"http://ä\",\t\"http://ö\"] # \u{1F6A2}\n";
 }
 

@@ -51,6 +51,13 @@ impl Default for Config {
 impl Rules for Config {
     fn faults(&self) -> Vec<Fault> {
         let mut faults = self.budget.faults();
+        if self.mode != Mode::Off && self.budget.share == 0.0 && self.budget.per_second == 0.0 {
+            faults.push(Fault {
+                field: "budget.share",
+                problem: "is 0 like per_second, while hedging is on".into(),
+                remedy: "raise one of them, or set mode to \"off\"".into(),
+            });
+        }
         if !(0.5..=0.9999).contains(&self.quantile) {
             faults.push(Fault {
                 field: "quantile",
@@ -72,6 +79,15 @@ impl Rules for Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hedging_without_a_budget_is_a_fault_only_if_it_is_on() {
+        let budget = budget::Config { share: 0.0, per_second: 0.0, burst: 10 };
+        for (mode, expected) in [(Mode::Enforce, &["budget.share"][..]), (Mode::Off, &[])] {
+            let faults = Config { mode, budget, ..Config::default() }.faults();
+            assert_eq!(faults.iter().map(|f| f.field).collect::<Vec<_>>(), expected);
+        }
+    }
 
     #[test]
     fn faults_of_the_budget_are_told_too() {
