@@ -134,7 +134,7 @@ impl About {
             asked.host.to_str().unwrap_or(""),
             asked.path(),
         ];
-        let parts = parts.map(|part| &part[..part.floor_char_boundary(LONGEST_PART)]);
+        let parts = parts.map(beginning);
         let mut text = String::with_capacity(parts.iter().map(|part| part.len()).sum());
         let ends = parts.map(|part| {
             text.push_str(part);
@@ -258,6 +258,14 @@ impl Drop for Ledger {
     fn drop(&mut self) {
         self.close(End::Gone);
     }
+}
+
+fn beginning(part: &str) -> &str {
+    let mut end = part.len().min(LONGEST_PART);
+    while !part.is_char_boundary(end) {
+        end -= 1;
+    }
+    &part[..end]
 }
 
 /// Of longer parts the log has the beginning: a full queue of the longest paths is still some tens of megabytes.
