@@ -1,53 +1,96 @@
-//! A gRPC client in a plain call: status codes are classified, and an idempotent method is asked again while the server is not serving.
+//! A generated gRPC client in a plain call: what a status means decides what is repeated.
+//!
+//! The service is gRPC's own health check, so that the example needs no protocol of its own. The first answers are
+//! `UNAVAILABLE`, which another attempt may mend; `NOT_FOUND` is an answer like any other.
 //!
 //! `cargo run -p seaworthy --example tonic_client`
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use std::error::Error as StdError;
+use std::error::Error;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use seaworthy::{Attempt, Failure, Outcome, Pipeline, Pushback, Repeat};
-use tonic::transport::{Endpoint, Server};
-use tonic::{Code, Response, Status};
-use tonic_health::ServingStatus;
-use tonic_health::pb::HealthCheckRequest;
+use seaworthy::classify::Grpc;
+use seaworthy::{Happening, Outcome, Pipeline, Repeat};
+use tokio::net::TcpListener;
+use tonic::codegen::tokio_stream::{Empty, empty};
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Server};
+use tonic::{Code, Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn StdError>> {
-    // The standard health service, so that the example needs no code generated from a .proto file.
-    let (reporter, health) = tonic_health::server::health_reporter();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?);
-    let incoming = tonic::transport::server::TcpIncoming::from(listener);
-    tokio::spawn(Server::builder().add_service(health).serve_with_incoming(incoming));
-
-    let client = HealthClient::new(Endpoint::from_shared(url)?.connect().await?);
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let channel = Channel::from_shared(flaky_service().await?)?.connect_lazy();
+    let client = HealthClient::new(channel);
     let pipeline = Pipeline::new("health");
-    let answer = pipeline
-        .call_as(Repeat::Safe, classify, |attempt: Attempt| {
-            let (mut client, reporter) = (client.clone(), reporter.clone());
-            async move {
-                if attempt.number == 2 {
-                    reporter.set_service_status("shop", ServingStatus::Serving).await;
-                }
-                // Unknown to the server until the second attempt.
-                client.check(HealthCheckRequest { service: "shop".to_owned() }).await
-            }
+    let mut events = pipeline.events();
+    let check = |service: &'static str| {
+        // A check only reads, so it may be repeated. The clone shares the channel.
+        let client = client.clone();
+        pipeline.call_as(Repeat::Safe, meaning, move |_attempt| {
+            let mut client = client.clone();
+            async move { client.check(HealthCheckRequest { service: service.into() }).await }
         })
-        .await?;
-    println!("the shop is {:?} at the second attempt", answer.get_ref().status());
+    };
+
+    let answer = check("shop").await?.into_inner();
+    assert_eq!(answer.status(), ServingStatus::Serving);
+    println!("shop: {:?}", answer.status());
+    if let Happening::Call(why) = events.recv().await?.what {
+        assert!(why.to_string().contains("attempt 2 is retried"), "{why}");
+        println!("      {why}");
+    }
+
+    let Err(error) = check("nobody").await else { return Err("nobody is there to serve".into()) };
+    let status = error.into_service().ok_or("the service has answered")?;
+    assert_eq!(status.code(), Code::NotFound);
+    println!("nobody: {:?}, and not asked again", status.code());
     Ok(())
 }
 
-/// `NOT_FOUND` is a failure here, because the service is known to appear; for most services it is a good answer.
-fn classify<T>(result: Result<&Response<T>, &Status>) -> Outcome {
-    match result.map_err(Status::code) {
+/// gRPC's meaning of a status, with what it says about when to come back.
+fn meaning<T>(result: Result<&Response<T>, &Status>) -> Outcome {
+    match result {
         Ok(_) => Outcome::Success,
-        Err(Code::ResourceExhausted) => Outcome::Overloaded(Pushback::Unsaid),
-        Err(Code::Unavailable | Code::Unknown | Code::Internal | Code::NotFound) => {
-            Outcome::failed(Failure::Error)
+        Err(status) => {
+            let head = status.clone().into_http::<()>();
+            Grpc::response(head.status(), head.headers())
         }
-        Err(Code::DeadlineExceeded) => Outcome::failed(Failure::Timeout),
-        Err(_) => Outcome::Success,
     }
+}
+
+/// A service whose first two answers are `UNAVAILABLE`.
+struct Flaky(AtomicU32);
+
+#[tonic::async_trait]
+impl Health for Flaky {
+    type WatchStream = Empty<Result<HealthCheckResponse, Status>>;
+
+    async fn check(
+        &self,
+        asked: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        match (self.0.fetch_add(1, Ordering::Relaxed), asked.get_ref().service.as_str()) {
+            (0 | 1, _) => Err(Status::unavailable("starting")),
+            (2, "shop") => Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() })),
+            (3, _) => Err(Status::not_found("no such service")),
+            (n, _) => Err(Status::internal(format!("there should be no request {n}"))),
+        }
+    }
+
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(empty()))
+    }
+}
+
+async fn flaky_service() -> Result<String, Box<dyn Error>> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let service = HealthServer::new(Flaky(AtomicU32::new(0)));
+    // It ends with the program.
+    tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener)));
+    Ok(url)
 }
