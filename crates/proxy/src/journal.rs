@@ -4,7 +4,7 @@
 //! counted.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -58,7 +58,9 @@ impl Journal {
     pub(crate) fn start(config: &Config) -> std::io::Result<(Self, Writer)> {
         let (lines, queue) = sync_channel(QUEUE);
         let names = Names::of(config);
-        let thread = std::thread::Builder::new().name("log".into()).spawn(move || write(&queue, &names))?;
+        let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
+            write(&queue, &names, &mut std::io::stderr(), || std::thread::sleep(GATHER));
+        })?;
         let journal = Self { lines: lines.clone(), level: config.log.level, format: config.log.format };
         Ok((journal, Writer { thread, lines }))
     }
@@ -130,13 +132,15 @@ impl Names {
     }
 }
 
-fn write(queue: &Receiver<Line>, names: &Names) {
+/// Writes what comes, many lines at a time; `gather` waits for more of them.
+fn write(queue: &Receiver<Line>, names: &Names, out: &mut impl Write, mut gather: impl FnMut()) {
     let mut batch = String::new();
     let mut behind = false;
     while let Ok(first) = queue.recv() {
         // One waking for many lines: woken for each, this thread costs the workers as much again as the calls themselves.
+        // With lines left over there is nothing to wait for.
         if !behind {
-            std::thread::sleep(GATHER);
+            gather();
         }
         let mut next = Some(first);
         while let Some(line) = next {
@@ -144,7 +148,7 @@ fn write(queue: &Receiver<Line>, names: &Names) {
                 Line::Access(access) => batch.push_str(&render(&access, names)),
                 Line::Event(line) => batch.push_str(&line),
                 Line::End => {
-                    let _ = std::io::stderr().write_all(batch.as_bytes());
+                    let _ = out.write_all(batch.as_bytes());
                     return;
                 }
             }
@@ -152,7 +156,7 @@ fn write(queue: &Receiver<Line>, names: &Names) {
         }
         behind = batch.len() >= BATCH;
         // There is nowhere to tell that the log can't be written.
-        let _ = std::io::stderr().write_all(batch.as_bytes());
+        let _ = out.write_all(batch.as_bytes());
         batch.clear();
     }
 }
@@ -284,5 +288,19 @@ mod tests {
             assert_eq!(line.matches('\n').count(), 1, "{line}");
             assert!(line.contains(r#"/a\"b\nc"#), "{line}");
         }
+    }
+
+    #[test]
+    fn a_full_queue_is_written_without_a_pause() {
+        let (lines, queue) = sync_channel(QUEUE);
+        let text = format!("{}\n", "x".repeat(399));
+        for _ in 1..QUEUE {
+            lines.send(Line::Event(text.clone())).unwrap();
+        }
+        lines.send(Line::End).unwrap();
+        let names = Names { routes: Vec::new(), upstreams: Vec::new(), format: Format::Json };
+        let (mut out, mut pauses) = (Vec::new(), 0);
+        write(&queue, &names, &mut out, || pauses += 1);
+        assert_eq!((out.len(), pauses), ((QUEUE - 1) * text.len(), 1));
     }
 }

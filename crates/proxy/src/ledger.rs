@@ -270,3 +270,21 @@ fn beginning(part: &str) -> &str {
 
 /// Of longer parts the log has the beginning: a full queue of the longest paths is still some tens of megabytes.
 const LONGEST_PART: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_part_is_cut_between_characters() {
+        let long = format!("a{}", "é".repeat(LONGEST_PART));
+        assert_eq!(beginning(&long).len(), LONGEST_PART - 1);
+        assert_eq!(beginning("/short"), "/short");
+    }
+
+    #[test]
+    fn the_parts_come_back_as_they_were() {
+        let about = About { text: "idGEThost/".into(), ends: [2, 2, 5, 9, 10] };
+        assert_eq!(about.parts(), ["id", "", "GET", "host", "/"]);
+    }
+}

@@ -49,6 +49,24 @@ fn idle_connections_do_not_hold_it_up() {
     proxy.join();
 }
 
+#[test]
+fn requests_that_have_come_already_are_served() {
+    let upstream = Upstream::echo();
+    let mut proxy = Running::before(&[upstream.address], "");
+    let mut clients: Vec<Client> = (0..32).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/").status, 200);
+    }
+    for client in &mut clients {
+        client.send("GET /last HTTP/1.1\r\nhost: a\r\n\r\n");
+    }
+    proxy.tell_to_stop();
+    for client in &mut clients {
+        assert_eq!(client.reply().status, 200);
+    }
+    proxy.join();
+}
+
 fn ready(proxy: &Running) -> u16 {
     let mut client = Client::connect(proxy.admin.unwrap());
     client.send("GET /health/ready HTTP/1.1\r\nhost: localhost\r\n\r\n");
