@@ -52,6 +52,8 @@ pub(crate) struct Driver {
     /// The answers that are held: one that may be the best there will be, and one that has just come.
     held: [Option<(u8, Box<Answer>)>; 2],
     told_spent: bool,
+    /// The pieces of the body that the machine was told of.
+    moved: usize,
 }
 
 impl Driver {
@@ -74,6 +76,7 @@ impl Driver {
             held: [None, None],
             // What is not to be repeated anyway has a better reason than the size of its body.
             told_spent: !repeatable,
+            moved: 0,
         }
     }
 
@@ -108,7 +111,7 @@ impl Driver {
     {
         loop {
             let now = self.home.clock().now();
-            self.tell_if_spent(now);
+            self.tell_of_body(now);
             let until = match self.act(now, flights) {
                 Ok(ending) => return Poll::Ready(ending),
                 Err(until) => until,
@@ -279,6 +282,17 @@ impl Driver {
             Finish::Fallback => Ending::Fallback,
             _ => Ending::Failed(Outcome::Abandoned),
         }
+    }
+
+    /// Tells the machine how the request's body gets on.
+    fn tell_of_body(&mut self, now: Instant) {
+        let Some(tape) = &self.tape else { return };
+        let (moved, waiting) = tape.progress();
+        if moved != self.moved || waiting {
+            self.moved = moved;
+            self.call.on_event(now, Event::Progress, &mut commons(&self.home, self.upstream));
+        }
+        self.tell_if_spent(now);
     }
 
     fn tell_if_spent(&mut self, now: Instant) {

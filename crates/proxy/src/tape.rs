@@ -83,6 +83,11 @@ impl Tape {
         self.waiting_since.get()
     }
 
+    /// How many pieces have moved on, and whether the next is the client's to send.
+    pub(crate) fn progress(&self) -> (usize, bool) {
+        (self.reel.borrow().pieces, self.waiting_since.get() != Instant::FAR)
+    }
+
     fn poll_live(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientBroke>>> {
         let mut reel = self.reel.borrow_mut();
         let polled = Pin::new(&mut reel.live).poll_frame(cx);

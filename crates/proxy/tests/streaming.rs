@@ -272,3 +272,20 @@ fn an_upgrade_that_nobody_asked_for_is_refused() {
     let proxy = Running::before(&[upstream.address], "retry.mode = \"off\"");
     assert_eq!(proxy.client().get("/").status, 502);
 }
+
+/// The timeout of an attempt is for its answer: an upload takes as long as it moves.
+#[test]
+fn an_upload_longer_than_the_timeout_goes_through() {
+    let upstream = Upstream::echo();
+    let proxy = Running::before(&[upstream.address], "timeout.fixed = \"100ms\"");
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 20\r\n\r\n");
+    let began = std::time::Instant::now();
+    for _ in 0..20 {
+        client.send("x");
+        // Slower than the timeout as a whole, and waiting is the subject here.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(began.elapsed() > std::time::Duration::from_millis(300));
+    assert_eq!(client.reply().status, 200);
+}

@@ -10,6 +10,8 @@ use crate::{Failure, Instant, Mode, Outcome, Policy, Pushback, Reason, Rejection
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     deadline: Option<Duration>,
+    /// No attempt is cut off sooner.
+    shortest: Duration,
     backoff: Backoff,
     attempts: u8,
     hedges: u8,
@@ -30,6 +32,7 @@ impl Plan {
         };
         Self {
             deadline: config.deadline,
+            shortest: config.timeout.fixed.unwrap_or(config.timeout.floor),
             backoff: Backoff::new(&retry),
             attempts: config.retry.attempts,
             hedges: if config.hedge.mode == Mode::Off { 0 } else { config.hedge.most },
@@ -84,6 +87,9 @@ pub enum Event {
         /// Its outcome.
         outcome: Outcome,
     },
+    /// The request is still on its way to the upstream, or its caller keeps it waiting: the time of the attempts in flight
+    /// begins anew, because until the upstream has it all, it owes no answer.
+    Progress,
     /// The request can no longer be repeated (its body outgrew what is kept of it).
     CannotRepeat,
     /// The caller went away.
@@ -264,7 +270,8 @@ pub struct Call {
 struct Flight {
     attempt: u8,
     kind: Kind,
-    sent: Instant,
+    /// Since when an answer is owed: when it was sent, or when the last of it was.
+    since: Instant,
     /// When it will be cut off; [`Instant::FAR`] if never.
     due: Instant,
 }
@@ -323,6 +330,7 @@ impl Call {
                     self.failed(now, flight.attempt, outcome, false, shared);
                 }
             }
+            Event::Progress => self.progress(now),
             Event::CannotRepeat => {
                 if self.repeat != Repeat::Never {
                     self.unrepeatable = Reason::BodyTooLarge;
@@ -420,10 +428,11 @@ impl Call {
     fn deadline_passed(&mut self, now: Instant, shared: &mut impl Shared) {
         self.note(now, 0, What::DeadlinePassed);
         let last = self.sent;
-        let late = shared.learned(now).late;
+        // As long as nobody knows what is late, a caller that waited less than the shortest timeout proves nothing.
+        let late = shared.learned(now).late.unwrap_or(self.plan.shortest);
         // Each for itself: a hedge that has just left is not late because the attempt before it is.
         let blame = |flight: &Flight| {
-            let to_blame = late.is_none_or(|late| now.since(flight.sent) >= late);
+            let to_blame = now.since(flight.since) >= late;
             if to_blame { CancelWhy::DeadlinePassed } else { CancelWhy::DeadlineShort }
         };
         self.land_all(now, blame, shared);
@@ -440,14 +449,14 @@ impl Call {
     }
 
     fn attempt_due(&mut self, now: Instant, n: usize, flight: Flight, shared: &mut impl Shared) {
-        let timeout = flight.due.since(flight.sent);
+        let timeout = flight.due.since(flight.since);
         if self.plan.timeout == Mode::Observe {
             self.flights[n] = Some(Flight { due: Instant::FAR, ..flight });
             return self.note(now, flight.attempt, What::WouldTimeOut { timeout });
         }
         self.flights[n] = None;
         self.in_flight -= 1;
-        shared.observe(now, Sample::Above(now.since(flight.sent)));
+        shared.observe(now, Sample::Above(now.since(flight.since)));
         self.cancel(flight.attempt, CancelWhy::TimedOut);
         self.note(now, flight.attempt, What::TimedOut { timeout });
         self.another_try(now, flight.attempt, Outcome::failed(Failure::Timeout), false, shared);
@@ -484,7 +493,7 @@ impl Call {
             return self.failed(now, attempt, outcome, true, shared);
         }
         if outcome == Outcome::Success {
-            shared.observe(now, Sample::Took(now.since(flight.sent)));
+            shared.observe(now, Sample::Took(now.since(flight.since)));
         }
         self.drop_spare();
         self.land_all(now, |_| CancelWhy::LostTheRace, shared);
@@ -513,6 +522,17 @@ impl Call {
             _ => {}
         }
         self.another_try(now, attempt, outcome, head, shared);
+    }
+
+    fn progress(&mut self, now: Instant) {
+        let mut moved = 0;
+        for flight in self.flights.iter_mut().flatten() {
+            moved = now.nanos_since(flight.since);
+            // What never comes stays where it is, as the end of time takes no addition.
+            flight.due = flight.due.plus_nanos(moved);
+            flight.since = now.max(flight.since);
+        }
+        self.hedge_at = self.hedge_at.plus_nanos(moved);
     }
 
     fn caller_gone(&mut self, now: Instant, shared: &mut impl Shared) {
@@ -624,7 +644,7 @@ impl Call {
         let may_hedge = self.hedges < self.plan.hedges && self.repeat != Repeat::Never;
         let hedge_after = learned.hedge_after.filter(|_| may_hedge);
         self.hedge_at = hedge_after.map_or(Instant::FAR, |after| now.plus(after));
-        let flight = Flight { attempt: self.sent, kind, sent: now, due };
+        let flight = Flight { attempt: self.sent, kind, since: now, due };
         if let Some(slot) = self.flights.iter_mut().find(|slot| slot.is_none()) {
             *slot = Some(flight);
             self.in_flight += 1;
@@ -648,7 +668,7 @@ impl Call {
             }
             let Some(flight) = self.flights[n].take() else { continue };
             self.in_flight -= 1;
-            shared.observe(now, Sample::Above(now.since(flight.sent)));
+            shared.observe(now, Sample::Above(now.since(flight.since)));
             let why = why(&flight);
             self.cancel(flight.attempt, why);
             if why == CancelWhy::LostTheRace {

@@ -364,6 +364,7 @@ impl Display for As<Event> {
             Event::Refused { attempt, rejection } => write!(f, "refused {attempt} {}", As(rejection)),
             Event::Head { attempt, outcome } => write!(f, "head {attempt} {}", As(outcome)),
             Event::Ended { attempt, outcome } => write!(f, "ended {attempt} {}", As(outcome)),
+            Event::Progress => f.write_str("progress"),
             Event::CannotRepeat => f.write_str("cannot_repeat"),
             Event::CallerGone => f.write_str("caller_gone"),
         }
@@ -373,6 +374,7 @@ impl Display for As<Event> {
 pub(super) fn read_event<'a>(words: &mut impl Iterator<Item = &'a str>) -> Result<Event, String> {
     let kind = words.next().unwrap_or_default();
     Ok(match kind {
+        "progress" => Event::Progress,
         "cannot_repeat" => Event::CannotRepeat,
         "caller_gone" => Event::CallerGone,
         "refused" => {

@@ -209,6 +209,38 @@ fn a_body_that_was_not_kept_is_not_sent_again() {
 }
 
 #[test]
+fn an_upload_takes_as_long_as_it_moves() {
+    let mut shared = known(100, Some(20), 1);
+    let mut call = begin(config(), &mut shared);
+    actions(&mut call, at(0), &mut shared);
+    for ms in (15..=300).step_by(15) {
+        call.on_event(at(ms), Event::Progress, &mut shared);
+        assert_eq!(
+            actions(&mut call, at(ms), &mut shared),
+            [Action::Wait(Some(at(ms + 20)))],
+            "the hedge waits too"
+        );
+    }
+    call.on_event(at(310), Event::Head { attempt: 1, outcome: Outcome::Success }, &mut shared);
+    assert_eq!(
+        shared.samples,
+        [Sample::Took(Duration::from_millis(10))],
+        "the upload is not the upstream's latency"
+    );
+}
+
+#[test]
+fn an_upload_that_stops_moving_is_cut_off() {
+    let mut shared = known(100, None, 1);
+    let mut call = begin(config(), &mut shared);
+    actions(&mut call, at(0), &mut shared);
+    call.on_event(at(50), Event::Progress, &mut shared);
+    assert_eq!(actions(&mut call, at(149), &mut shared), [Action::Wait(Some(at(150)))]);
+    let cancel = Action::Cancel { attempt: 1, why: CancelWhy::TimedOut };
+    assert_eq!(actions(&mut call, at(150), &mut shared)[0], cancel);
+}
+
+#[test]
 fn a_retry_that_the_deadline_cannot_fit_is_not_made() {
     // The wait is 25 ms and the typical call takes 50: it fits up to 925 ms, and not a nanosecond later.
     for (when, fits) in [(925 * MS, true), (925 * MS + 1, false)] {
@@ -263,6 +295,19 @@ fn the_deadline_ends_everything_and_blames_only_the_late() {
         let failed = Finish::Failed { attempt: 1, outcome: Outcome::failed(Failure::Timeout) };
         let ends = actions(&mut call, at(deadline), &mut shared);
         assert_eq!(ends, [Action::Cancel { attempt: 1, why }, Action::Finish(failed)]);
+    }
+}
+
+#[test]
+fn a_caller_in_a_hurry_blames_nobody_before_anything_is_known() {
+    // The shortest timeout is 200 ms.
+    for (deadline, why) in [(200, CancelWhy::DeadlinePassed), (199, CancelWhy::DeadlineShort)] {
+        let mut shared = Fixed { tokens: 100, ..Fixed::default() };
+        let plan = Plan::new(&Valid::new(config()).unwrap());
+        let start = Start { deadline: Some(at(deadline)), ..Start::default() };
+        let mut call = Call::start(plan, at(0), start, &mut shared);
+        actions(&mut call, at(0), &mut shared);
+        assert_eq!(actions(&mut call, at(deadline), &mut shared)[0], Action::Cancel { attempt: 1, why });
     }
 }
 
@@ -416,6 +461,7 @@ enum Step {
     Ended(u8, u8),
     Refused(u8),
     CannotRepeat,
+    Progress,
     CallerGone,
     Pass(u64),
     Back(u64),
@@ -427,6 +473,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1u8..12, 0u8..7).prop_map(|(a, o)| Step::Ended(a, o)),
         1 => (1u8..12).prop_map(Step::Refused),
         1 => Just(Step::CannotRepeat),
+        1 => Just(Step::Progress),
         1 => Just(Step::CallerGone),
         8 => (0u64..120_000_000).prop_map(Step::Pass),
         1 => (0u64..120_000_000).prop_map(Step::Back),
@@ -481,6 +528,7 @@ proptest! {
             match step {
                 Step::Pass(by) => now = now.plus_nanos(by),
                 Step::Back(by) => now = Instant::from_nanos(now.as_nanos().saturating_sub(by)),
+                Step::Progress => call.on_event(now, Event::Progress, &mut shared),
                 Step::CannotRepeat => call.on_event(now, Event::CannotRepeat, &mut shared),
                 Step::CallerGone => {
                     gone = finish.is_none();
