@@ -28,7 +28,7 @@
 //! > start NOW DEADLINE REPEAT SEED                   REPEAT: safe, keyed, never
 //! > event NOW refused ATTEMPT REJECTION
 //! > event NOW head|ended ATTEMPT OUTCOME
-//! > event NOW cannot_repeat|caller_gone
+//! > event NOW progress|cannot_repeat|caller_gone
 //! > would_reject NOW ATTEMPT REJECTION
 //! > next NOW
 //! = learned TIMEOUT HEDGE_AFTER LATE TYPICAL

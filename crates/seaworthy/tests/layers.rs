@@ -169,3 +169,21 @@ async fn the_hedge_layer_in_observe_only_mode_sends_nothing_twice() {
         assert_eq!(calls.load(Ordering::Relaxed), expected, "{mode:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_fallback_layer_answers_for_failures_only_and_may_pass_them_on() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let service = counting(&calls, |n| if n == 1 { status(200) } else { Err("no") });
+    let guarded = Breaker::new(Default::default()).unwrap().layer(service);
+    let answer = |error: Error<&'static str>| match error {
+        Error::Service { .. } => Ok(Response::builder().status(203).body(()).unwrap()),
+        refused => Err(refused),
+    };
+    let mut service = seaworthy::layer::Fallback::new(answer).layer(guarded);
+    for expected in [200, 203, 203, 203, 203, 203] {
+        let answer = service.ready().await.unwrap().call(request(Method::GET)).await.unwrap();
+        assert_eq!(answer.status(), expected);
+    }
+    let error = service.ready().await.unwrap().call(request(Method::GET)).await.unwrap_err();
+    assert_eq!(error.rejection().unwrap().reason, Reason::Open);
+}

@@ -1,11 +1,13 @@
 //! Tower layers: one for each policy, and [`Standard`] for the whole pipeline in its order.
 //!
-//! Each layer wraps any `Clone` service. All of them are the same [`Service`](service::Resilient) around a
+//! Each layer wraps any `Clone` service. All of them but [`Fallback`] are the same [`Service`](service::Resilient) around a
 //! [`Pipeline`](crate::Pipeline) in which the other policies are off, so a policy alone and the same policy in
 //! the pipeline decide alike.
 
+mod fallback;
 mod policy;
 mod service;
 
+pub use fallback::{Fallback, FallingBack, OrElse};
 pub use policy::{Breaker, Bulkhead, Hedge, Limit, Retry, Timeout};
 pub use service::{Answer, Resilient, Standard, Tries};
