@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use seaworthy_config::{Config, Upstream};
 use seaworthy_core::Mode;
 use seaworthy_proxy::Proxy;
@@ -45,7 +46,8 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         end_with_stdin();
     }
     let config = config(args)?;
-    let about = about(&config);
+    let mut about = about(&config);
+    about.extend(scarce(open_files(), config.limits.max_connections));
     let failed = |error| Failure::because("the proxy failed", error);
     let bound = Proxy::bind(config).map_err(failed)?;
     // Said once it is true: the addresses are bound, and a port that was left to the system is known.
@@ -74,6 +76,24 @@ fn end_with_stdin() {
         while let Ok(1..) = io::stdin().lock().read(&mut bytes) {}
         std::process::exit(0);
     });
+}
+
+/// Asks for as many open files as the system lets a process have, and returns how many that is. The usual limit of 1024
+/// is for programs that call select(2); with every file taken by a client, no upstream can be reached.
+fn open_files() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
+    if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft }
+}
+
+/// A warning if clients may take all the open files there are: each needs one, and its upstream another.
+fn scarce(files: u64, max_connections: u32) -> Option<String> {
+    let wanted = 2 * u64::from(max_connections);
+    (files < wanted).then(|| {
+        format!(
+            "\nwarning: {max_connections} connections may need {wanted} open files, and the system allows {files}\n  \
+             = raise the limit (ulimit -n), or lower limits.max_connections"
+        )
+    })
 }
 
 /// What is about to be served: for each upstream its endpoints and which policies are on, the routes, the warnings.
@@ -113,4 +133,15 @@ fn policies(upstream: &Upstream) -> Vec<String> {
         (!names.is_empty()).then(|| format!("            {name}: {}", names.join(", ")))
     };
     modes.into_iter().filter_map(of_mode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_open_files_are_told() {
+        assert_eq!(scarce(20_000, 10_000), None);
+        assert!(scarce(19_999, 10_000).is_some_and(|warning| warning.contains("19999")));
+    }
 }

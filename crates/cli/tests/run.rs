@@ -5,7 +5,7 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use common::{file, run, seaworthy, stderr};
 use nix::sys::signal::{Signal, kill};
@@ -53,6 +53,26 @@ fn an_address_that_is_taken_is_named() {
     assert!(stderr(&output).contains(&address), "{}", stderr(&output));
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn it_takes_as_many_open_files_as_it_may() {
+    let limit = |pid: u32| {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        let mut numbers = line.split_whitespace().skip(3);
+        (numbers.next().unwrap().to_owned(), numbers.next().unwrap().to_owned())
+    };
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -S -n 256 && exec \"$0\" \"$@\""]).arg(seaworthy().get_program());
+    command.args(["run", "--to", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--admin", "off"]);
+    let mut proxy = Running::of(command);
+    proxy.until("listen");
+    let (soft, hard) = limit(proxy.child.id());
+    proxy.child.kill().unwrap();
+    proxy.child.wait().unwrap();
+    assert_eq!(soft, hard);
+}
+
 /// A proxy that runs.
 struct Running {
     child: Child,
@@ -62,7 +82,12 @@ struct Running {
 impl Running {
     fn start(arguments: &[&str]) -> Self {
         let mut command = seaworthy();
-        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        command.args(arguments);
+        Self::of(command)
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
     }
