@@ -1,6 +1,6 @@
 //! What happened, as values.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use seaworthy_core::gate::breaker::Change;
 use seaworthy_core::{Instant, Rejection, Why};
@@ -31,22 +31,23 @@ pub enum Happening {
 
 /// The sending side: bounded, and never in the way of a call.
 #[derive(Debug)]
-pub(crate) struct Events(broadcast::Sender<Event>);
+pub(crate) struct Events(OnceLock<broadcast::Sender<Event>>);
 
 impl Events {
-    pub(crate) fn new() -> Self {
-        Self(broadcast::Sender::new(KEPT))
+    /// Without a queue: that is 80 kB, and most pipelines never have a listener.
+    pub(crate) const fn new() -> Self {
+        Self(OnceLock::new())
     }
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.0.subscribe()
+        self.0.get_or_init(|| broadcast::Sender::new(KEPT)).subscribe()
     }
 
     /// Tells whoever listens; costs one load if nobody does.
     pub(crate) fn tell(&self, pipeline: &Arc<str>, at: Instant, what: impl FnOnce() -> Happening) {
-        if self.0.receiver_count() > 0 {
+        if let Some(sender) = self.0.get().filter(|sender| sender.receiver_count() > 0) {
             // An error says that the last listener has just left.
-            let _ = self.0.send(Event { pipeline: pipeline.clone(), at, what: what() });
+            let _ = sender.send(Event { pipeline: pipeline.clone(), at, what: what() });
         }
     }
 }
