@@ -4,13 +4,14 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use seaworthy::classify::Http;
 use seaworthy_config::Repeatable;
 use seaworthy_core::call::{Call, Repeat, Start};
-use seaworthy_core::{Failure, Outcome, Why};
+use seaworthy_core::{Failure, Outcome, What, Why};
 
 use crate::answer::{Problem, fallback, tell_why};
 use crate::attempt::Answer;
@@ -102,7 +103,16 @@ fn start(
     match home.service(upstream).limit.admit(now) {
         Ok(permit) => ledger.permit = Some(permit),
         Err(rejection) => {
-            return Err(Box::new(manner.conclude(ledger, &Ending::Rejected(rejection), Why::new())));
+            let mut why = Why::new();
+            why.note(Duration::ZERO, 0, What::Rejected(rejection));
+            // The call machine was not asked, but the fallback answers for this refusal as for its own.
+            let ending = if home.site.config.routes[route].fallback.is_some() {
+                why.note(Duration::ZERO, 0, What::FellBack);
+                Ending::Fallback
+            } else {
+                Ending::Rejected(rejection)
+            };
+            return Err(Box::new(manner.conclude(ledger, &ending, why)));
         }
     }
     let repeat = repeat(home, route, &asked);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use seaworthy::shared::{Breaker, Bulkhead, Commons, Limit};
 use seaworthy_config::Config;
 use seaworthy_core::call::{self, Plan};
-use seaworthy_core::gate::{breaker, limit};
+use seaworthy_core::gate::{breaker, bulkhead, limit};
 use seaworthy_core::{Instant, Mode, Rules, Valid};
 
 use crate::journal::Journal;
@@ -103,6 +103,10 @@ impl Site {
                 tuned.limit = valid(limit::Config { mode, ..*tuned.limit })?;
                 service.limit.reconfigure(tuned.limit);
             }
+            "bulkhead" => {
+                tuned.bulkhead = valid(bulkhead::Config { mode, ..*tuned.bulkhead })?;
+                service.bulkhead.reconfigure(now, tuned.bulkhead);
+            }
             "timeout" | "retry" | "hedge" => {
                 tuned.call = with_mode(&tuned.call, policy, mode)?;
                 service.commons.reconfigure(now, tuned.call);
@@ -114,7 +118,7 @@ impl Site {
             }
             other => {
                 return Err(format!(
-                    "policy is {other:?}; write \"breaker\", \"limit\", \"timeout\", \"retry\" or \"hedge\""
+                    "policy is {other:?}; write \"breaker\", \"limit\", \"bulkhead\", \"timeout\", \"retry\" or \"hedge\""
                 ));
             }
         }
@@ -137,13 +141,19 @@ struct Tuning {
 struct Tuned {
     breaker: Valid<breaker::Config>,
     limit: Valid<limit::Config>,
+    bulkhead: Valid<bulkhead::Config>,
     call: Valid<call::Config>,
 }
 
 impl Tuning {
     fn of(config: &Config) -> Self {
         let upstreams = config.upstreams.iter();
-        let tuned = upstreams.map(|u| Tuned { breaker: u.breaker, limit: u.limit, call: u.call });
+        let tuned = upstreams.map(|u| Tuned {
+            breaker: u.breaker,
+            limit: u.limit,
+            bulkhead: u.bulkhead,
+            call: u.call,
+        });
         Self { upstreams: tuned.collect(), routes: config.routes.iter().map(|route| route.call).collect() }
     }
 }

@@ -140,3 +140,16 @@ fn orders_that_make_no_sense_say_so() {
     assert_eq!(ask(&proxy, "/api/breaker").status, 405);
     assert_eq!(ask(&proxy, "/nothing").status, 404);
 }
+
+#[test]
+fn every_policy_can_be_switched_to_observe_while_it_runs() {
+    let upstream = Upstream::echo();
+    let proxy = Running::before(&[upstream.address], "");
+    for policy in ["breaker", "limit", "bulkhead", "timeout", "retry", "hedge"] {
+        let body = format!(r#"{{"upstream":"app","policy":"{policy}","mode":"observe"}}"#);
+        assert_eq!(order(&proxy, "/api/mode", JSON, &body).status, 200, "{policy}");
+    }
+    let state = ask(&proxy, "/api/state");
+    assert_eq!(state.text().matches("\"mode\": \"observe\"").count(), 6, "{}", state.text());
+    assert_eq!(proxy.client().get("/").status, 200);
+}

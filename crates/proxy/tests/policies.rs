@@ -275,3 +275,22 @@ fn an_answer_that_breaks_off_is_a_failure_and_seen_as_one() {
             && metrics.text().contains("seaworthy_broken_answers_total")
     });
 }
+
+#[test]
+fn the_fallback_answers_for_what_the_limit_refuses_and_the_record_says_so() {
+    let upstream = Upstream::serving(|_, mut conn| conn.wait_for_end());
+    let proxy = Running::start(&format!(
+        "[upstream.app]\nendpoints = \"http://{}\"\nlimit.max_in_flight = 1\n[[route]]\nupstream = \"app\"\n\
+         [route.fallback]\nbody = \"nothing today\"\n",
+        upstream.address
+    ));
+    let mut first = proxy.client();
+    first.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    let mut second = proxy.client();
+    eventually("the limit refuses the second", || {
+        second.send("GET / HTTP/1.1\r\nhost: a\r\nx-seaworthy-why: 1\r\nx-seaworthy-timeout-ms: 20\r\n\r\n");
+        let reply = second.reply();
+        assert_eq!((reply.status, reply.text()), (200, "nothing today"));
+        reply.header("x-seaworthy-why").is_some_and(|why| why.contains("rejected by limit"))
+    });
+}
