@@ -469,7 +469,7 @@ pub(crate) static ROUTING: Table<Routing> = Table {
           any, then the longer path, then one that names methods, then the first in the file. Without any, and with one upstream, \
           everything goes there.",
     fields: fields!(Routing {
-        name: NAME => name, "Its name in metrics and records, by which it keeps what it learned over a reload. Made of methods, host and path if left out.";
+        name: NAME => name, "Its name in metrics and records. Made of methods, host and path if left out.";
         host: HOST => host, "The host that was asked for: a name, `*.` and a name for every host below it, or `*` for any.";
         path: PREFIX => path, "The beginning of the path, in whole segments: `/shop` takes `/shop/cart` and not `/shopping`.";
         methods: ListOf(METHOD) => methods, "The methods; all of them if left out.";
