@@ -12,6 +12,8 @@ pub struct Plan {
     deadline: Option<Duration>,
     /// No attempt is cut off sooner.
     shortest: Duration,
+    /// No attempt lasts longer.
+    longest: Duration,
     backoff: Backoff,
     attempts: u8,
     hedges: u8,
@@ -33,6 +35,7 @@ impl Plan {
         Self {
             deadline: config.deadline,
             shortest: config.timeout.fixed.unwrap_or(config.timeout.floor),
+            longest: config.timeout.fixed.unwrap_or(config.timeout.ceiling),
             backoff: Backoff::new(&retry),
             attempts: config.retry.attempts,
             hedges: if config.hedge.mode == Mode::Off { 0 } else { config.hedge.most },
@@ -337,6 +340,11 @@ impl Call {
                 }
                 self.repeat = Repeat::Never;
                 self.gone = true;
+                for n in 0..MOST_IN_FLIGHT {
+                    let Some(flight) = self.flights[n].filter(|f| f.due < Instant::FAR) else { continue };
+                    let due = self.due(flight.since, Some(flight.due.since(flight.since)));
+                    self.flights[n] = Some(Flight { due, ..flight });
+                }
             }
             Event::CallerGone => self.caller_gone(now, shared),
         }
@@ -630,9 +638,6 @@ impl Call {
 
     fn send(&mut self, now: Instant, kind: Kind, shared: &mut impl Shared) -> Action {
         let learned = shared.learned(now);
-        let own = learned.timeout.map_or(Instant::FAR, |timeout| now.plus(timeout));
-        // From the deadline on, the deadline ends it; in observe-only mode that still holds.
-        let due = if own < self.deadline { own } else { Instant::FAR };
         self.sent += 1;
         match kind {
             Kind::Hedge => {
@@ -641,6 +646,7 @@ impl Call {
             }
             Kind::First | Kind::Retry => self.tries += 1,
         }
+        let due = self.due(now, learned.timeout);
         let may_hedge = self.hedges < self.plan.hedges && self.repeat != Repeat::Never;
         let hedge_after = learned.hedge_after.filter(|_| may_hedge);
         self.hedge_at = hedge_after.map_or(Instant::FAR, |after| now.plus(after));
@@ -652,6 +658,20 @@ impl Call {
         // In observe-only mode nothing is cut off before the deadline, so nobody is told an earlier moment.
         let ends = if self.plan.timeout == Mode::Observe { self.deadline } else { due.min(self.deadline) };
         Action::Send { attempt: self.sent, kind, due: (ends < Instant::FAR).then_some(ends) }
+    }
+
+    /// When an attempt that is owed an answer since `since` is cut off.
+    ///
+    /// Where there are retries, the learned timeout is how long to wait before another attempt is worth more than waiting
+    /// on. An attempt that no other can follow has until the ceiling: cutting it off would turn a slow answer into none, and
+    /// for what can't be repeated leave its caller not knowing whether it was done.
+    fn due(&self, since: Instant, learned: Option<Duration>) -> Instant {
+        let retries = self.plan.retry == Mode::Enforce && self.plan.attempts > 1;
+        let is_last = self.repeat == Repeat::Never || self.tries >= self.plan.attempts;
+        let timeout = learned.map(|learned| if retries && is_last { self.plan.longest } else { learned });
+        let due = timeout.map_or(Instant::FAR, |timeout| since.plus(timeout));
+        // From the deadline on, the deadline ends it; in observe-only mode that still holds.
+        if due < self.deadline { due } else { Instant::FAR }
     }
 
     /// Takes the attempt out of flight, if it is in flight.

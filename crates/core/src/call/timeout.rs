@@ -8,6 +8,9 @@
 //! timeout = clamp(multiplier * quantile of the latencies of late, floor, ceiling)
 //! ```
 //!
+//! With retries, that is when another attempt is worth more than waiting on; an attempt that no other can follow has
+//! until the ceiling (decided in [`Call`](super::Call)).
+//!
 //! # When not to use it
 //! Where the honest latencies of one upstream differ by more than the multiplier from request to request (a search
 //! beside a report): give the slow route an upstream or a `fixed` timeout of its own.

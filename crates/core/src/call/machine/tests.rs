@@ -185,7 +185,7 @@ fn what_may_not_run_twice_is_repeated_only_if_it_was_not_sent() {
         let mut call = Call::start(plan, at(0), Start::default(), &mut shared);
         assert_eq!(
             actions(&mut call, at(0), &mut shared).last(),
-            Some(&Action::Wait(Some(at(100)))),
+            Some(&Action::Wait(Some(at(1_000)))),
             "no hedge"
         );
         call.on_event(at(1), Event::Ended { attempt: 1, outcome: Outcome::failed(failure) }, &mut shared);
@@ -206,6 +206,47 @@ fn a_body_that_was_not_kept_is_not_sent_again() {
     let finish = Finish::Failed { attempt: 1, outcome };
     assert_eq!(actions(&mut call, at(2), &mut shared), [Action::Finish(finish)]);
     assert!(call.why().to_string().ends_with("the request's body was too large to keep"));
+}
+
+/// A learned timeout says when another attempt is worth more than waiting on. Where there can be none, it would only turn a slow
+/// answer into no answer.
+#[test]
+fn an_attempt_that_none_can_follow_has_until_the_ceiling() {
+    let ceiling = timeout::Config { ceiling: Duration::from_millis(700), ..timeout::Config::default() };
+    let due = |config: Config, repeat, tries: u8| {
+        let mut shared = known(100, None, 1);
+        let plan = Plan::new(&Valid::new(Config { timeout: ceiling, deadline: None, ..config }).unwrap());
+        let mut call = Call::start(plan, at(0), Start { repeat, ..Start::default() }, &mut shared);
+        let mut now = at(0);
+        for attempt in 1..tries {
+            actions(&mut call, now, &mut shared);
+            call.on_event(now, Event::Head { attempt, outcome: ERROR }, &mut shared);
+            now = now.plus(Duration::from_millis(50));
+        }
+        match actions(&mut call, now, &mut shared).pop() {
+            Some(Action::Wait(Some(until))) => until.since(now).as_millis(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let once = retry::Config { attempts: 1, ..config().retry };
+    assert_eq!(due(config(), Repeat::Safe, 1), 100);
+    assert_eq!(due(config(), Repeat::Safe, 2), 100);
+    assert_eq!(due(config(), Repeat::Safe, 3), 700, "the last one");
+    assert_eq!(due(config(), Repeat::Never, 1), 700, "the only one");
+    assert_eq!(
+        due(Config { retry: once, ..config() }, Repeat::Safe, 1),
+        100,
+        "without retries it is a plain timeout"
+    );
+}
+
+#[test]
+fn a_request_that_can_no_longer_be_repeated_is_given_the_time_of_one_that_cannot() {
+    let mut shared = known(100, None, 1);
+    let mut call = begin(Config { deadline: None, ..config() }, &mut shared);
+    assert_eq!(actions(&mut call, at(0), &mut shared).last(), Some(&Action::Wait(Some(at(100)))));
+    call.on_event(at(10), Event::CannotRepeat, &mut shared);
+    assert_eq!(actions(&mut call, at(10), &mut shared), [Action::Wait(Some(at(30_000)))]);
 }
 
 #[test]
