@@ -200,7 +200,8 @@ fn more_calls_than_the_limit_are_refused_at_once() {
     let mut second = proxy.client();
     eventually("the second is refused", || {
         second.send("GET / HTTP/1.1\r\nhost: a\r\nx-seaworthy-timeout-ms: 20\r\n\r\n");
-        second.reply().status == 503
+        let reply = second.reply();
+        reply.status == 503 && reply.header("retry-after") == Some("1")
     });
     // The first caller goes away, which frees its place.
     drop(first);

@@ -185,7 +185,8 @@ impl Bulkhead {
         }
         self.expire(now);
         let waits = self.queue.iter().any(|(waiting, _)| *waiting == turn);
-        (!waits).then_some(Err(Rejection::new(Policy::Bulkhead, Reason::WaitedTooLong)))
+        let late = Rejection::new(Policy::Bulkhead, Reason::WaitedTooLong).after(self.config.max_wait);
+        (!waits).then_some(Err(late))
     }
 
     /// A call ended. If somebody waits, their turn has come: wake them to [claim](Self::claim) it.

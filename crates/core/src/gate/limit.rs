@@ -21,6 +21,7 @@
 //! ```
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::{Fault, Mode, Policy, Reason, Rejection, Rules, Valid};
 
@@ -95,7 +96,7 @@ pub struct Snapshot {
 /// Whether one more call may start beside `in_flight` others.
 ///
 /// # Errors
-/// The refusal. When a place will be free, nobody knows.
+/// The refusal, with a guess of when to come back.
 pub const fn decide(in_flight: u32, max_in_flight: u32) -> Result<(), Rejection> {
     if in_flight < max_in_flight { Ok(()) } else { Err(FULL) }
 }
@@ -152,7 +153,9 @@ impl Limit {
     }
 }
 
-const FULL: Rejection = Rejection::new(Policy::Limit, Reason::Full);
+const FULL: Rejection = Rejection::new(Policy::Limit, Reason::Full).after(COME_BACK);
+/// When a place will be free nobody knows; a second is the least that Retry-After can say, and long beside most calls.
+const COME_BACK: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -166,7 +169,7 @@ mod tests {
     fn the_last_place_is_given_and_none_after_it() {
         let mut limit = limit(Mode::Enforce);
         let mut permits: Vec<_> = (0..3).map(|_| limit.admit().unwrap()).collect();
-        assert_eq!(limit.admit(), Err(Rejection::new(Policy::Limit, Reason::Full)));
+        assert_eq!(limit.admit(), Err(FULL));
         limit.release(permits.pop().unwrap());
         assert!(limit.admit().is_ok());
         assert_eq!(limit.snapshot().rejected, 1);
