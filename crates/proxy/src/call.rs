@@ -10,7 +10,8 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use seaworthy::classify::Http;
 use seaworthy_config::Repeatable;
-use seaworthy_core::call::{Call, Repeat, Start};
+use seaworthy_core::call::fallback::covers;
+use seaworthy_core::call::{Call, Finish, Repeat, Start};
 use seaworthy_core::{Failure, Outcome, What, Why};
 
 use crate::answer::{Problem, fallback, tell_why};
@@ -106,7 +107,8 @@ fn start(
             let mut why = Why::new();
             why.note(Duration::ZERO, 0, What::Rejected(rejection));
             // The call machine was not asked, but the fallback answers for this refusal as for its own.
-            let ending = if home.site.config.routes[route].fallback.is_some() {
+            let covered = covers(&Finish::Rejected(rejection));
+            let ending = if covered && home.site.config.routes[route].fallback.is_some() {
                 why.note(Duration::ZERO, 0, What::FellBack);
                 Ending::Fallback
             } else {

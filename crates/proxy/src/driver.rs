@@ -292,11 +292,7 @@ impl Driver {
             self.moved = moved;
             self.call.on_event(now, Event::Progress, &mut commons(&self.home, self.upstream));
         }
-        self.tell_if_spent(now);
-    }
-
-    fn tell_if_spent(&mut self, now: Instant) {
-        if !self.told_spent && self.tape.as_ref().is_some_and(|tape| tape.is_spent()) {
+        if !self.told_spent && tape.is_spent() {
             self.told_spent = true;
             self.call.on_event(now, Event::CannotRepeat, &mut commons(&self.home, self.upstream));
         }

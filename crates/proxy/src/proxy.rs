@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use seaworthy_config::{Config, Level};
-use tokio::runtime::{Builder, LocalOptions};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::watch;
 
 use crate::journal::{Journal, Writer};
@@ -224,6 +224,11 @@ fn spawn(
     std::thread::Builder::new().name(name.into()).spawn(body).map_err(Error::Thread)
 }
 
+/// The runtime of one thread.
+pub(crate) fn runtime() -> Result<LocalRuntime, Error> {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).map_err(Error::Thread)
+}
+
 /// One worker's thread.
 fn serve(
     site: Arc<Site>,
@@ -231,11 +236,7 @@ fn serve(
     listeners: Vec<TcpListener>,
     mut stage: watch::Receiver<Stage>,
 ) -> Result<(), Error> {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())
-        .map_err(Error::Thread)?;
-    runtime.block_on(async move {
+    runtime()?.block_on(async move {
         let home = Worker::new(site, number, arbitrary_seed());
         let mut doors = Vec::new();
         for listener in listeners {

@@ -334,18 +334,7 @@ impl Call {
                 }
             }
             Event::Progress => self.progress(now),
-            Event::CannotRepeat => {
-                if self.repeat != Repeat::Never {
-                    self.unrepeatable = Reason::BodyTooLarge;
-                }
-                self.repeat = Repeat::Never;
-                self.gone = true;
-                for n in 0..MOST_IN_FLIGHT {
-                    let Some(flight) = self.flights[n].filter(|f| f.due < Instant::FAR) else { continue };
-                    let due = self.due(flight.since, Some(flight.due.since(flight.since)));
-                    self.flights[n] = Some(Flight { due, ..flight });
-                }
-            }
+            Event::CannotRepeat => self.cannot_repeat(),
             Event::CallerGone => self.caller_gone(now, shared),
         }
     }
@@ -541,6 +530,20 @@ impl Call {
             flight.since = now.max(flight.since);
         }
         self.hedge_at = self.hedge_at.plus_nanos(moved);
+    }
+
+    fn cannot_repeat(&mut self) {
+        if self.repeat != Repeat::Never {
+            self.unrepeatable = Reason::BodyTooLarge;
+        }
+        self.repeat = Repeat::Never;
+        self.gone = true;
+        // None can follow what is in flight any more.
+        for n in 0..MOST_IN_FLIGHT {
+            let Some(flight) = self.flights[n].filter(|f| f.due < Instant::FAR) else { continue };
+            let due = self.due(flight.since, Some(flight.due.since(flight.since)));
+            self.flights[n] = Some(Flight { due, ..flight });
+        }
     }
 
     fn caller_gone(&mut self, now: Instant, shared: &mut impl Shared) {

@@ -31,11 +31,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 
 use crate::full::Full;
-use crate::proxy::{Error, Stage};
+use crate::proxy::{Error, Stage, runtime};
 use crate::site::Site;
 
 /// Answers operators until everything is over.
@@ -44,11 +43,7 @@ pub(crate) fn serve(
     listener: TcpListener,
     mut stage: watch::Receiver<Stage>,
 ) -> Result<(), Error> {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())
-        .map_err(Error::Thread)?;
-    runtime.block_on(async move {
+    runtime()?.block_on(async move {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(Error::Thread)?;
         let accepting = accept(site, listener);
         tokio::select! {
