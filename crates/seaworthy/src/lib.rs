@@ -18,6 +18,7 @@
 //!
 //! What is decided, and why, is written down in `seaworthy_core`, whose modules are re-exported here as [`core`].
 
+pub mod bulkhead;
 pub mod classify;
 pub mod clock;
 #[cfg(doctest)]
