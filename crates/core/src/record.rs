@@ -53,11 +53,12 @@
 //! > overdue NOW TICKET
 //! > settle NOW TICKET OUTCOME
 //! > fold NOW SUCCESSES
+//! > trip NOW CAUSE NOT_SLOWER_THAN
 //! > force NOW open|closed|-
 //! > reconfigure mode=enforce consecutive_failures=5 ...     all of it again, but for the seed
 //! < ticket GENERATION REJECTION                             the rejection is one that only was observed
 //! < rejected REJECTION
-//! < change FROM TO CAUSE                                    or `-` after overdue, settle and force, if there is none
+//! < change FROM TO CAUSE                                    or `-` after overdue, settle, trip and force: none
 //! ```
 //!
 //! `OUTCOME` is `success`, `ignored`, `abandoned`, `overloaded:PUSHBACK` or `failure:KIND:PUSHBACK`, with `PUSHBACK` one

@@ -76,3 +76,13 @@ impl fmt::Display for Fault {
 }
 
 impl core::error::Error for Fault {}
+
+/// The fault, if something is `wrong`.
+pub(crate) fn fault(
+    wrong: bool,
+    field: &'static str,
+    problem: impl Into<String>,
+    remedy: &str,
+) -> Option<Fault> {
+    wrong.then(|| Fault { field, problem: problem.into(), remedy: remedy.into() })
+}

@@ -10,11 +10,12 @@
 //!
 //! # The states
 //! ```text
-//!              threshold reached                     wait over
+//!              threshold reached,
+//!              or tripped                            wait over
 //!   CLOSED ------------------------> OPEN ------------------------> HALF-OPEN
 //!     ^  ^                            ^ ^                            |     |
-//!     |  |                            | |        a probe fails,      |     |
-//!     |  |        threshold reached   | +------- or never ends ------+     |
+//!     |  |        threshold reached,  | |        a probe fails,      |     |
+//!     |  |        or tripped          | +------- or never ends ------+     |
 //!     |  +--- ramp over --- RAMPING --+                                    |
 //!     |                        ^                                           |
 //!     |                        +------- enough probes succeed -------------+
@@ -22,10 +23,13 @@
 //! ```
 //!
 //! It opens when any of three holds: so many failures in a row; a failure rate, or a rate of slow calls, over a window
-//! that slides, with a minimum of calls in it. Only bad news opens it, so that good news can be counted in batches. The
-//! wait grows with every reopening and is jittered, so that many clients do not probe together. What ends after the state
-//! has moved on is ignored: every ticket knows the generation that let it in. A probe that is slow counts as failed. A call
-//! that hangs counts as a failure when it has hung for `hung_after`, not when somebody gives it up.
+//! that slides, with a minimum of calls in it. And whoever compares endpoints with each other may [`trip`](Breaker::trip)
+//! it ([`outlier`](super::outlier)): to be put out is nothing but its breaker's opening, so the return is by evidence too.
+//! Only bad news opens it, so that good news can be counted in batches. The wait grows with every reopening and is
+//! jittered, so that many clients do not probe together. What ends after the state has moved on is ignored: every ticket
+//! knows the generation that let it in. A probe that is slow counts as failed: slower than `slow_after` or, until it is
+//! closed again, than the bound that it was tripped with. A call that hangs counts as a failure when it has hung for
+//! `hung_after`, not when somebody gives it up.
 //!
 //! ```
 //! use seaworthy_core::{Failure, Instant, Outcome, Valid, gate::breaker::{Breaker, Config, State}};
@@ -95,6 +99,10 @@ pub enum Cause {
     FailureRate,
     /// The rate of slow calls.
     SlowRate,
+    /// More of its calls fail than of its peers'; see [`outlier`](super::outlier).
+    ErrorOutlier,
+    /// Its calls take longer than its peers'; see [`outlier`](super::outlier).
+    LatencyOutlier,
     /// The wait is over.
     WaitOver,
     /// A probe failed.
@@ -117,6 +125,8 @@ impl Cause {
             Self::ConsecutiveFailures => "consecutive_failures",
             Self::FailureRate => "failure_rate",
             Self::SlowRate => "slow_rate",
+            Self::ErrorOutlier => "error_outlier",
+            Self::LatencyOutlier => "latency_outlier",
             Self::WaitOver => "wait_over",
             Self::ProbeFailed => "probe_failed",
             Self::ProbeHung => "probe_hung",
@@ -206,6 +216,8 @@ pub struct Snapshot {
     pub consecutive: u32,
     /// How long until it admits a probe, if it is open.
     pub wait: Option<Duration>,
+    /// What a probe may take at most, since it was tripped and until it is closed again.
+    pub not_slower_than: Option<Duration>,
     /// The admitted share, 0 to 1.
     pub share: f64,
     /// How often it has opened.
@@ -233,6 +245,7 @@ pub struct Breaker {
     /// The last wait before jitter; the next one grows from it.
     last_wait: Duration,
     closed_at: Instant,
+    not_slower_than: Option<Duration>,
     forced: Option<Force>,
     last_change: Option<Change>,
     opened: u64,
@@ -274,6 +287,7 @@ impl Breaker {
             last_in_a_row: Instant::ZERO,
             last_wait: Duration::ZERO,
             closed_at: Instant::ZERO,
+            not_slower_than: None,
             forced: None,
             last_change: None,
             opened: 0,
@@ -380,6 +394,23 @@ impl Breaker {
         }
     }
 
+    /// Opens it for a reason that it can't see by itself: its endpoint does worse than its peers. Until it is closed again, a
+    /// probe that takes longer than `not_slower_than` counts as failed. Does nothing if it is open or half-open already,
+    /// forced, or off.
+    pub fn trip(&mut self, now: Instant, cause: Cause, not_slower_than: Option<Duration>) -> Option<Change> {
+        if self.config.mode == Mode::Off || self.forced.is_some() {
+            return None;
+        }
+        if !matches!(self.phase, Phase::Closed | Phase::Ramping { .. }) {
+            return None;
+        }
+        // A ramp that is over is a closed breaker, which has forgotten the bound.
+        self.pass_time(now);
+        self.not_slower_than = not_slower_than.or(self.not_slower_than);
+        self.open(now, cause);
+        self.last_change
+    }
+
     /// Overrides the state, or ends the override. A breaker that is let go starts closed and empty.
     pub fn force(&mut self, now: Instant, force: Option<Force>) -> Option<Change> {
         if self.forced == force {
@@ -406,6 +437,7 @@ impl Breaker {
                 (Phase::Open { until }, None) => Some(until.since(now)),
                 _ => None,
             },
+            not_slower_than: self.not_slower_than,
             share: self.share(now),
             opened: self.opened,
             rejected: self.rejected,
@@ -505,7 +537,8 @@ impl Breaker {
             Phase::HalfOpen { out, successes, .. } if ticket.probe => {
                 *out = out.saturating_sub(1);
                 // A probe that is still slow proves nothing better than one that fails.
-                if entry.failed || slow {
+                let age = now.since(ticket.admitted);
+                if entry.failed || slow || self.not_slower_than.is_some_and(|bound| age > bound) {
                     self.open(now, if end == End::Hung { Cause::ProbeHung } else { Cause::ProbeFailed });
                 } else {
                     *successes += 1;
@@ -588,6 +621,9 @@ impl Breaker {
         let goes_on = cause == Cause::RampOver;
         if !goes_on {
             self.counts_from = self.generation;
+        }
+        if matches!(phase, Phase::Closed) {
+            self.not_slower_than = None;
         }
         if matches!(phase, Phase::Closed | Phase::Ramping { .. }) {
             self.closed_at = now;

@@ -4,10 +4,11 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
 use core::ops::Deref;
+use core::time::Duration;
 
 use super::Tape;
 use super::text::{self, As};
-use crate::gate::breaker::{Breaker, Change, Config, Force, Ticket};
+use crate::gate::breaker::{Breaker, Cause, Change, Config, Force, Ticket};
 use crate::{Instant, Outcome, Rejection, Valid};
 
 /// A [`Breaker`] with the same methods, which writes down what passes through them if it has a [`Tape`].
@@ -66,6 +67,13 @@ impl RecordedBreaker {
     pub fn fold(&mut self, now: Instant, successes: u32) {
         self.line('>', format_args!("fold {} {successes}", As(now)));
         self.breaker.fold(now, successes);
+    }
+
+    /// [`Breaker::trip`].
+    pub fn trip(&mut self, now: Instant, cause: Cause, not_slower_than: Option<Duration>) -> Option<Change> {
+        self.line('>', format_args!("trip {} {} {}", As(now), cause.name(), As(not_slower_than)));
+        let change = self.breaker.trip(now, cause, not_slower_than);
+        self.changed(change)
     }
 
     /// [`Breaker::force`].

@@ -301,6 +301,11 @@ fn feed_breaker(
             end(words)?;
             breaker.fold(now, successes);
         }
+        "trip" => {
+            let (cause, bound) = (word(words, "cause")?, word(words, "bound for probes")?);
+            end(words)?;
+            script.decided(As(breaker.trip(now, cause, bound)));
+        }
         "force" => {
             let force = word(words, "override")?;
             end(words)?;

@@ -185,6 +185,10 @@ fn recorded_breaker(id: u64, seed: u64) -> String {
             6 if !tickets.is_empty() => drop(breaker.overdue(now, &mut tickets[0])),
             7 if step % 50 == 0 => drop(breaker.force(now, Some(breaker::Force::Open))),
             8 => drop(breaker.force(now, None)),
+            9 if step % 20 == 10 => {
+                let bound = (rng.below(2) == 0).then_some(Duration::from_millis(20));
+                let _ = breaker.trip(now, breaker::Cause::LatencyOutlier, bound);
+            }
             9 if step % 20 == 0 => breaker.reconfigure(Valid::new(config).unwrap()),
             _ if !tickets.is_empty() => {
                 let ticket = tickets.swap_remove(rng.below(tickets.len() as u64) as usize);
@@ -204,9 +208,13 @@ fn what_was_recorded_of_breakers_replays() {
     let text: String = (0..100).map(|seed| recorded_breaker(seed, seed)).collect();
     let replayed = replay(&format!("{HEADER}\n{text}")).unwrap();
     assert_eq!((replayed.calls, replayed.gates), (0, 100));
-    for (what, least) in
-        [("< rejected", 1_000), ("< change closed open", 100), ("< change half_open", 50), (" true ", 10)]
-    {
+    for (what, least) in [
+        ("< rejected", 1_000),
+        ("< change closed open", 100),
+        ("< change half_open", 50),
+        (" true ", 10),
+        ("open latency_outlier", 20),
+    ] {
         assert!(text.matches(what).count() >= least, "{what}: {}", text.matches(what).count());
     }
 }

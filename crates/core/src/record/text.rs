@@ -256,19 +256,21 @@ impl As<Force> {
     }
 }
 
-const fn cause_name(cause: Cause) -> &'static str {
-    match cause {
-        Cause::ConsecutiveFailures => "consecutive_failures",
-        Cause::FailureRate => "failure_rate",
-        Cause::SlowRate => "slow_rate",
-        Cause::WaitOver => "wait_over",
-        Cause::ProbeFailed => "probe_failed",
-        Cause::ProbeHung => "probe_hung",
-        Cause::Probed => "probed",
-        Cause::RampOver => "ramp_over",
-        Cause::Forced => "forced",
-    }
-}
+named!(
+    Cause,
+    |c| c.name(),
+    ConsecutiveFailures,
+    FailureRate,
+    SlowRate,
+    ErrorOutlier,
+    LatencyOutlier,
+    WaitOver,
+    ProbeFailed,
+    ProbeHung,
+    Probed,
+    RampOver,
+    Forced
+);
 
 const fn cancel_name(why: CancelWhy) -> &'static str {
     match why {
@@ -456,7 +458,7 @@ impl Display for As<Force> {
 impl Display for As<Change> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Change { from, to, cause, .. } = self.0;
-        write!(f, "change {} {} {}", from.name(), to.name(), cause_name(cause))
+        write!(f, "change {} {} {}", from.name(), to.name(), cause.name())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 pub use seaworthy_core::gate::breaker::Ticket;
-use seaworthy_core::gate::breaker::{Change, Config, Force, Snapshot};
+use seaworthy_core::gate::breaker::{Cause, Change, Config, Force, Snapshot};
 use seaworthy_core::record::RecordedBreaker;
 use seaworthy_core::{Instant, Mode, Outcome, Rejection, Valid, nanos};
 
@@ -104,6 +104,14 @@ impl Breaker {
         }
         let mut core = self.folded(now);
         let change = core.settle(now, ticket, outcome);
+        self.publish(&core);
+        change
+    }
+
+    /// Opens it because its endpoint does worse than its peers; see [`seaworthy_core::gate::breaker::Breaker::trip`].
+    pub fn trip(&self, now: Instant, cause: Cause, not_slower_than: Option<Duration>) -> Option<Change> {
+        let mut core = self.folded(now);
+        let change = core.trip(now, cause, not_slower_than);
         self.publish(&core);
         change
     }

@@ -1,11 +1,11 @@
 //! The numbers of a breaker, each with its reason.
 
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::stats::window;
+use crate::valid::fault;
 use crate::{Fault, Mode, Rules};
 
 /// The numbers of a [`Breaker`](super::Breaker).
@@ -189,10 +189,6 @@ impl Config {
         .into_iter()
         .flatten()
     }
-}
-
-fn fault(wrong: bool, field: &'static str, problem: impl Into<String>, remedy: &str) -> Option<Fault> {
-    wrong.then(|| Fault { field, problem: problem.into(), remedy: remedy.into() })
 }
 
 fn is_share(rate: f64) -> bool {

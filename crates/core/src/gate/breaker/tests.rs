@@ -650,7 +650,7 @@ fn the_transitions() {
 type Input = (&'static str, fn(&mut Breaker, Instant, Option<Ticket>));
 
 /// In each case with a call in flight: one of the present state, or where that lets none in, a late one.
-const INPUTS: [Input; 12] = [
+const INPUTS: [Input; 13] = [
     ("success", |b, now, t| settle(b, now, t, Outcome::Success)),
     ("two successes", |b, now, t| {
         settle(b, now, t, Outcome::Success);
@@ -670,10 +670,15 @@ const INPUTS: [Input; 12] = [
         settle(b, now.plus(Duration::from_secs(10)), t, Outcome::Abandoned)
     }),
     ("a call a minute later", |b, now, _| drop(b.admit(now.plus(Duration::from_secs(60))))),
+    ("tripped", |b, now, _| trip(b, now)),
     ("forced open", |b, now, _| force(b, now, Some(Force::Open))),
     ("forced closed", |b, now, _| force(b, now, Some(Force::Closed))),
     ("let go", |b, now, _| force(b, now, None)),
 ];
+
+fn trip(breaker: &mut Breaker, now: Instant) {
+    breaker.trip(now, Cause::ErrorOutlier, None);
+}
 
 fn force(breaker: &mut Breaker, now: Instant, force: Option<Force>) {
     breaker.force(now, force);
@@ -712,6 +717,79 @@ fn bring_to(breaker: &mut Breaker, from: &str) -> (Option<Ticket>, Instant) {
     (breaker.admit(START).ok(), START)
 }
 
+mod tripping {
+    use super::*;
+
+    const BOUND: Duration = Duration::from_millis(30);
+
+    fn tripped(breaker: &mut Breaker, bound: Option<Duration>) -> Instant {
+        let change = breaker.trip(START, Cause::LatencyOutlier, bound).unwrap();
+        let told = (change.from, change.to, change.cause, change.at);
+        assert_eq!(told, (State::Closed, State::Open, Cause::LatencyOutlier, START));
+        START.plus(breaker.snapshot(START).wait.unwrap())
+    }
+
+    #[test]
+    fn it_waits_probes_and_ramps_as_after_any_opening() {
+        let mut breaker = breaker(exact());
+        let due = tripped(&mut breaker, None);
+        assert_eq!(breaker.admit(before(due)).unwrap_err().reason, Reason::Open);
+        for _ in 0..3 {
+            call(&mut breaker, due, Outcome::Success);
+        }
+        assert_eq!(state(&breaker, due), State::Ramping);
+        breaker.trip(due, Cause::ErrorOutlier, None).unwrap();
+        assert_eq!(breaker.snapshot(due).wait, Some(Duration::from_secs(10)), "the wait grows");
+    }
+
+    #[test]
+    fn a_probe_as_slow_as_the_bound_passes_and_a_nanosecond_more_fails() {
+        for (age, to) in [(BOUND, State::HalfOpen), (BOUND + Duration::from_nanos(1), State::Open)] {
+            let mut breaker = breaker(exact());
+            let due = tripped(&mut breaker, Some(BOUND));
+            let probe = breaker.admit(due).unwrap();
+            breaker.settle(due.plus(age), probe, Outcome::Success);
+            assert_eq!(state(&breaker, due), to);
+        }
+    }
+
+    #[test]
+    fn the_bound_holds_until_it_is_closed_again() {
+        let mut breaker = breaker(exact());
+        let mut now = tripped(&mut breaker, Some(BOUND));
+        for _ in 0..3 {
+            call(&mut breaker, now, Outcome::Success);
+        }
+        assert_eq!(
+            (state(&breaker, now), breaker.snapshot(now).not_slower_than),
+            (State::Ramping, Some(BOUND))
+        );
+        now = now.plus(breaker.config().ramp);
+        call(&mut breaker, now, Outcome::Success);
+        assert_eq!((state(&breaker, now), breaker.snapshot(now).not_slower_than), (State::Closed, None));
+    }
+
+    #[test]
+    fn forced_off_or_not_closed_it_does_nothing() {
+        let mut off = breaker(Config { mode: Mode::Off, ..exact() });
+        assert_eq!(off.trip(START, Cause::ErrorOutlier, None), None);
+        let mut forced = breaker(exact());
+        forced.force(START, Some(Force::Closed));
+        assert_eq!(forced.trip(START, Cause::ErrorOutlier, None), None);
+        let mut open = breaker(exact());
+        tripped(&mut open, None);
+        assert_eq!(open.trip(START, Cause::ErrorOutlier, Some(BOUND)), None);
+        assert_eq!(open.snapshot(START).not_slower_than, None);
+    }
+
+    #[test]
+    fn observing_it_moves_and_admits() {
+        let mut breaker = breaker(Config { mode: Mode::Observe, ..exact() });
+        tripped(&mut breaker, Some(BOUND));
+        assert!(breaker.admit(START).unwrap().shadow().is_some());
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Admit,
@@ -719,6 +797,7 @@ enum Step {
     Lose(usize),
     Overdue(usize),
     Fold(u32),
+    Trip(bool),
     Force(u8),
     Pass(u64),
     SetClock(u64),
@@ -731,6 +810,7 @@ fn step(clock_lies: bool) -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Lose),
         2 => any::<usize>().prop_map(Step::Overdue),
         1 => (0u32..50).prop_map(Step::Fold),
+        1 => any::<bool>().prop_map(Step::Trip),
         if clock_lies { 1 } else { 0 } => (0u8..3).prop_map(Step::Force),
         3 => (0u64..8_000).prop_map(Step::Pass),
         if clock_lies { 1 } else { 0 } => any::<u64>().prop_map(Step::SetClock),
@@ -767,6 +847,9 @@ fn run(
                 breaker.overdue(now, &mut out[n]);
             }
             Step::Fold(successes) => breaker.fold(now, successes),
+            Step::Trip(bounded) => {
+                breaker.trip(now, Cause::LatencyOutlier, bounded.then_some(Duration::from_millis(1)));
+            }
             Step::Force(n) => force(breaker, now, [None, Some(Force::Open), Some(Force::Closed)][n as usize]),
             Step::Pass(millis) => now = now.plus(Duration::from_millis(millis)),
             Step::SetClock(nanos) => now = Instant::from_nanos(nanos),
