@@ -15,6 +15,7 @@
 
 extern crate alloc;
 
+pub mod balance;
 pub mod call;
 pub mod gate;
 mod outcome;

@@ -5,4 +5,6 @@
 
 pub mod breaker;
 pub mod bulkhead;
+pub mod health;
 pub mod limit;
+pub mod outlier;
