@@ -71,7 +71,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// The host of `authority` without brackets, and its port if it names one; `None` if the port is not one.
-fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+pub(crate) fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, rest)) if host.parse::<Ipv6Addr>().is_ok() => match rest {
             "" => (host, None),
@@ -91,13 +91,13 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-fn is_host(host: &str) -> bool {
+pub(crate) fn is_host(host: &str) -> bool {
     host.parse::<Ipv6Addr>().is_ok() || is_name(host)
 }
 
 /// A host name in lower case: labels of letters, digits, `-` and (as container networks use them) `_`, joined by dots (RFC 1123,
 /// section 2.1; at most 253 characters, 63 a label). IPv4 addresses have the same form.
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     let is_label = |label: &str| {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
         (1..=63).contains(&label.len())
@@ -226,7 +226,7 @@ impl fmt::Display for Prefix {
     }
 }
 
-const URL_REMEDY: &str = "write a URL such as \"http://127.0.0.1:3000\"";
+pub(crate) const URL_REMEDY: &str = "write a URL such as \"http://127.0.0.1:3000\"";
 const TLS_REMEDY: &str = "use \"http://\", over a network that you trust";
 const PREFIX_REMEDY: &str =
     "write the beginning of a path, such as \"/api\" or \"/shop/cart\", without wildcards or a query";

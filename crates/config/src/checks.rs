@@ -3,11 +3,14 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use seaworthy_core::balance::Algorithm;
 use seaworthy_core::{Fault, Mode, Rules, call};
 
 use crate::diagnostic::Severity;
+use crate::health::CheckKind;
 use crate::reader::{Marks, Reader};
-use crate::settings::{POLICIES, Policies};
+use crate::settings::{POLICIES, Policies, Protocol};
+use crate::sources::HashOn;
 use crate::table::join;
 use crate::units::show_duration;
 
@@ -38,6 +41,7 @@ pub(crate) struct Scope<'a> {
 /// Everything that does not fit together in `scope`. What its parent had wrong already (`told`) is left out.
 pub(crate) fn policies(reader: &mut Reader<'_>, scope: &Scope<'_>, told: &[Finding]) -> Vec<Finding> {
     let mut findings = core_findings(scope.policies);
+    findings.extend(impossible(scope.policies));
     findings.extend(questionable(scope));
     for finding in findings.iter().filter(|finding| !told.contains(finding)) {
         let subject = join(scope.path, &finding.path);
@@ -69,8 +73,14 @@ fn core_findings(p: &Policies) -> Vec<Finding> {
     ];
     let told: Vec<Fault> = parts.iter().flat_map(|(_, faults)| faults.iter().cloned()).collect();
     let between = without(p.call.faults(), &told);
-    let gates =
-        [("breaker", p.breaker.faults()), ("limit", p.limit.faults()), ("bulkhead", p.bulkhead.faults())];
+    let gates = [
+        ("breaker", p.breaker.faults()),
+        ("limit", p.limit.faults()),
+        ("bulkhead", p.bulkhead.faults()),
+        ("balance", p.balance.faults()),
+        ("check", p.timing.faults()),
+        ("outlier", p.outlier.faults()),
+    ];
     let alone = parts.into_iter().chain(gates).flat_map(|(table, faults)| {
         faults.into_iter().map(move |fault| {
             let path = join(table, fault.field);
@@ -92,6 +102,7 @@ fn related(path: &str) -> &'static [&'static str] {
         "breaker.minimum_calls" => &["breaker.window"],
         "breaker.open_at_most" => &["breaker.open_for"],
         "bulkhead.max_wait" => &["bulkhead.queue"],
+        "check.unsure_interval" => &["check.interval"],
         _ => &[],
     }
 }
@@ -118,11 +129,41 @@ fn without(mut all: Vec<Fault>, some: &[Fault]) -> Vec<Fault> {
     all
 }
 
+/// What can't be done, and no policy alone could tell.
+fn impossible(p: &Policies) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut fault = |path: &str, problem: String, remedy: &str, related| {
+        let (path, remedy) = (path.to_owned(), remedy.to_owned());
+        found.push(Finding { severity: Severity::Error, path, problem, remedy, related });
+    };
+    if p.check_kind == Some(CheckKind::Command) && p.check.command.is_empty() {
+        let problem = "names no program, and kind is \"command\"".to_owned();
+        fault("check.command", problem, "write command = [\"./is-well\"], or another kind", &["check.kind"]);
+    }
+    if p.balance.algorithm == Algorithm::ConsistentHash && p.hash_on == HashOn::None {
+        let problem = "is \"none\", and algorithm is \"consistent_hash\"".to_owned();
+        let remedy = "say what calls stick to: \"header:x-user\", \"cookie:session\" or \"source\"";
+        fault("balance.hash_on", problem, remedy, &["balance.algorithm"]);
+    }
+    let (floor, ceiling) = (p.discovery.ttl_floor, p.discovery.ttl_ceiling);
+    if ceiling < floor {
+        let problem = format!("is {}, below ttl_floor ({})", show_duration(ceiling), show_duration(floor));
+        fault(
+            "discovery.ttl_ceiling",
+            problem,
+            "the longest time is at least the shortest",
+            &["discovery.ttl_floor"],
+        );
+    }
+    found
+}
+
 /// What can be run and is probably not what its writer expects. Nothing is said of what nobody wrote.
 fn questionable(scope: &Scope<'_>) -> Vec<Finding> {
     let mut found = deadline(scope);
     found.extend(cut_off(scope));
     found.extend(crowded(scope));
+    found.extend(unheard(scope));
     found.into_iter().filter(|finding| written(scope, finding)).collect()
 }
 
@@ -204,6 +245,16 @@ fn crowded(scope: &Scope<'_>) -> Vec<Finding> {
             related: &["bulkhead.concurrency"],
         });
     }
+    if let Some(most) = scope.policies.region_limit.filter(|most| *most > limit.max_in_flight)
+        && limit.mode == Mode::Enforce
+    {
+        found.push(warning(
+            "limit.per_region",
+            format!("is {most}, above max_in_flight ({})", limit.max_in_flight),
+            "no region can ever have so many; lower it, or raise max_in_flight",
+            &["limit.max_in_flight"],
+        ));
+    }
     if call.hedge.mode != Mode::Off && scope.endpoints == Some(1) {
         found.push(Finding {
             severity: Severity::Warning,
@@ -214,6 +265,46 @@ fn crowded(scope: &Scope<'_>) -> Vec<Finding> {
         });
     }
     found
+}
+
+/// Settings that nobody looks at.
+fn unheard(scope: &Scope<'_>) -> Vec<Finding> {
+    let p = scope.policies;
+    let mut found = Vec::new();
+    if p.hash_on != HashOn::None && p.balance.algorithm != Algorithm::ConsistentHash {
+        let problem = format!("is set, and algorithm is {:?}", p.balance.algorithm.name());
+        let remedy = "calls stick to nothing; write algorithm = \"consistent_hash\", or remove it";
+        found.push(warning("balance.hash_on", problem, remedy, &["balance.algorithm"]));
+    }
+    let Some(kind) = p.check_kind else { return found };
+    for key in unasked(kind) {
+        let path = join("check", key);
+        if scope.marks.own(&path).is_some() {
+            let problem = format!("is set, and a check of kind {:?} does not look at it", kind.name());
+            found.push(warning(&path, problem, "remove it, or change kind", &[]));
+        }
+    }
+    if kind == CheckKind::Grpc && p.protocol == Protocol::Http1 && p.check.port.is_none() {
+        let problem = "is \"grpc\", and protocol is \"http1\"".to_owned();
+        let remedy = "gRPC needs HTTP/2: write protocol = \"http2\", or name the check's own port";
+        found.push(warning("check.kind", problem, remedy, &["protocol"]));
+    }
+    found
+}
+
+/// The settings of a check that one of this kind does not look at.
+pub(crate) fn unasked(kind: CheckKind) -> &'static [&'static str] {
+    match kind {
+        CheckKind::Http => &["service", "command"],
+        CheckKind::Tcp => &["path", "host", "status", "body", "service", "command"],
+        CheckKind::Grpc => &["path", "status", "body", "command"],
+        CheckKind::Command => &["path", "host", "port", "status", "body", "service"],
+    }
+}
+
+fn warning(path: &str, problem: String, remedy: &str, related: &'static [&'static str]) -> Finding {
+    let (path, remedy) = (path.to_owned(), remedy.to_owned());
+    Finding { severity: Severity::Warning, path, problem, remedy, related }
 }
 
 fn longer(

@@ -1,17 +1,21 @@
 //! What a configuration means once it is read: values that can't be wrong, ready for use.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use seaworthy_core::gate::{breaker, bulkhead, limit};
-use seaworthy_core::{Valid, call};
+use seaworthy_core::gate::{breaker, bulkhead, limit, outlier};
+use seaworthy_core::{Valid, balance, call};
 
 use crate::address::{Endpoint, Host, Prefix};
 use crate::diagnostic::{Diagnostic, Mistakes};
 use crate::effective::Effective;
+use crate::health::Check;
+use crate::process::Process;
 use crate::resolve;
 use crate::settings::{Fallback, Limits, Log, Protocol, Repeatable};
-use crate::source::Source;
+use crate::sources::{Discovery, HashOn, Source};
+use crate::text::Text;
 
 /// A complete, checked configuration.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,6 +33,14 @@ pub struct Config {
     pub log: Log,
     /// Bounds on what clients may ask.
     pub limits: Limits,
+    /// The zone that the proxy itself is in; empty if unknown.
+    pub zone: String,
+    /// The region that the proxy itself is in; empty if unknown.
+    pub region: String,
+    /// The folder for what must outlive the process, an absolute path, if there is one.
+    pub data: Option<PathBuf>,
+    /// The programs to run and look after, in the order of the file, each name once.
+    pub processes: Vec<Process>,
     /// The upstreams in the order of the file; at least one, and each name once.
     pub upstreams: Vec<Upstream>,
     /// The routes, the most specific first; at least one, and each name once. See [`Config::route`].
@@ -45,8 +57,22 @@ pub struct Config {
 pub struct Upstream {
     /// Its name.
     pub name: String,
-    /// Its addresses in the order of the file; at least one, no two the same.
+    /// Where its instances are found, in the order of the file; at least one, no two the same.
+    pub sources: Vec<Source>,
+    /// Those of its sources that are addresses.
     pub endpoints: Vec<Endpoint>,
+    /// How names and files among its sources are watched.
+    pub discovery: Discovery,
+    /// How each instance is asked whether it is well, if it is.
+    pub check: Option<Check>,
+    /// When one of its instances is put out because it differs from the others.
+    pub outlier: Valid<outlier::Config>,
+    /// Which of its instances gets an attempt.
+    pub balance: Valid<balance::Config>,
+    /// What calls stick to, where the algorithm makes them stick.
+    pub hash_on: HashOn,
+    /// The most attempts in flight at a time in one region of it, if there is a limit.
+    pub region_limit: Option<u32>,
     /// What is spoken to it.
     pub protocol: Protocol,
     /// The longest time to make a connection.
@@ -93,7 +119,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with the text, at once.
     pub fn from_toml(file: &str, text: &str) -> Result<Self, Mistakes> {
-        resolve::text(&Source::new(file, text), text)
+        resolve::text(&Text::new(file, text), text)
     }
 
     /// The configuration of a proxy in front of one service, with every default: `to` is its URL, `listen` and `admin` the addresses

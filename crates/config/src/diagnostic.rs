@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use crate::source::{Place, Source};
+use crate::text::{Place, Text};
 
 /// One thing wrong, or questionable, with a configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -74,7 +74,7 @@ impl Diagnostic {
     /// `file`.
     #[must_use]
     pub fn error(file: &str, text: &str, span: &Range<usize>, message: String, remedy: String) -> Self {
-        Self { severity: Severity::Error, message, place: Source::new(file, text).place(span), remedy }
+        Self { severity: Severity::Error, message, place: Text::new(file, text).place(span), remedy }
     }
 }
 

@@ -8,8 +8,8 @@ use toml::de::{DeTable, DeValue};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::nearest::nearest;
 use crate::shape::{Problem, described};
-use crate::source::Source;
 use crate::table::{Table, join};
+use crate::text::Text;
 
 /// Where settings were made, by their path within what they belong to.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +66,7 @@ impl Marks {
 
 /// Reads a text and gathers what is wrong with it.
 pub(crate) struct Reader<'s> {
-    pub source: &'s Source,
+    pub source: &'s Text,
     pub found: Vec<Diagnostic>,
 }
 

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::settings::{
-    ADDRESSES, Addresses, OVERRIDES, POLICIES, PROCESS, Policies, Process, ROUTING, Routing,
+    ADDRESSES, Addresses, OVERRIDES, POLICIES, PROXY, Policies, Proxy, ROUTING, Routing, SUPERVISED,
+    Supervised,
 };
 use crate::table::{Field, Table, join};
 
@@ -11,10 +12,10 @@ use crate::table::{Field, Table, join};
 #[must_use]
 pub fn reference() -> String {
     let mut page = String::from(include_str!("reference.md"));
-    section(&mut page, "The process", PROCESS.doc);
-    rows(&mut page, PROCESS.fields, Some(&Process::default()));
-    for table in PROCESS.tables {
-        tables(&mut page, table, "", Some(&Process::default()));
+    section(&mut page, "The process", PROXY.doc);
+    rows(&mut page, PROXY.fields, Some(&Proxy::default()));
+    for table in PROXY.tables {
+        tables(&mut page, table, "", Some(&Proxy::default()));
     }
     section(&mut page, "`[upstream.NAME]`", ADDRESSES.doc);
     rows(&mut page, ADDRESSES.fields, Some(&Addresses::default()));
@@ -32,6 +33,11 @@ pub fn reference() -> String {
     }
     for table in OVERRIDES.tables {
         tables(&mut page, table, "route", None::<&Policies>);
+    }
+    section(&mut page, "`[process.NAME]`", SUPERVISED.doc);
+    rows(&mut page, SUPERVISED.fields, Some(&Supervised::default()));
+    for table in SUPERVISED.tables {
+        tables(&mut page, table, "process.NAME", Some(&Supervised::default()));
     }
     page
 }

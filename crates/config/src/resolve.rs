@@ -1,30 +1,36 @@
 //! From text to a [`Config`]: the process, the defaults, the upstreams that start from them, the routes that start from those.
 
+mod topology;
+
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use seaworthy_core::{Fault, Rules, Valid};
+use seaworthy_core::{Fault, Mode, Rules, Valid};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::address::{Endpoint, Host};
+use crate::address::Host;
 use crate::checks::{self, Finding, Scope};
 use crate::config::{Config, Route, Upstream};
 use crate::diagnostic::{Mistakes, Severity};
 use crate::effective::{Effective, Origin, Setting};
 use crate::nearest::nearest;
+use crate::process::Process;
 use crate::reader::{At, Level, Marks, Reader};
 use crate::settings::{
-    ADDRESSES, Addresses, OVERRIDES, POLICIES, PROCESS, Policies, Process, ROUTING, Routing,
+    ADDRESSES, Addresses, OVERRIDES, POLICIES, PROXY, Policies, Proxy, ROUTING, Routing, SUPERVISED,
 };
 use crate::shape::{described, listed};
-use crate::source::Source;
+use crate::sources::{Where, is_plain};
 use crate::table::join;
+use crate::text::Text;
 use crate::value::Value;
 
+use topology::ProcessDraft;
+
 /// Reads a TOML text. If it is not TOML at all, only that is told: what follows from a broken line would only mislead.
-pub(crate) fn text(source: &Source, text: &str) -> Result<Config, Mistakes> {
+pub(crate) fn text(source: &Text, text: &str) -> Result<Config, Mistakes> {
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader { source, found: Vec::new() };
     for error in &errors {
@@ -60,7 +66,7 @@ pub(crate) fn command_line(to: &str, listen: Option<&str>, admin: Option<&str>) 
     let mut upstreams = DeTable::new();
     upstreams.insert(key(COMMAND_LINE_UPSTREAM), Spanned::new(0..0, DeValue::Table(app)));
     root.insert(key("upstream"), Spanned::new(0..0, DeValue::Table(upstreams)));
-    let source = Source::new("command line", line.trim_end());
+    let source = Text::new("command line", line.trim_end());
     document(Reader { source: &source, found: Vec::new() }, &root, true)
 }
 
@@ -75,8 +81,9 @@ fn syntax(message: &str) -> String {
 
 /// What was read, before it is known to be right.
 struct Draft {
-    process: Process,
-    process_marks: Marks,
+    proxy: Proxy,
+    proxy_marks: Marks,
+    processes: Vec<ProcessDraft>,
     upstreams: Vec<UpstreamDraft>,
     routes: Vec<RouteDraft>,
 }
@@ -100,25 +107,21 @@ struct RouteDraft {
 }
 
 fn document(mut reader: Reader<'_>, root: &DeTable<'_>, is_command_line: bool) -> Result<Config, Mistakes> {
-    let known: Vec<&str> = PROCESS.keys().chain(["defaults", "upstream", "route"]).collect();
+    let known: Vec<&str> = PROXY.keys().chain(["defaults", "upstream", "route", "process"]).collect();
     reader.unknown_keys("", root, &known, |key| {
-        POLICIES.keys().any(|k| k == key).then(|| "defaults".to_owned()).or_else(|| PROCESS.home_of(key))
+        POLICIES.keys().any(|k| k == key).then(|| "defaults".to_owned()).or_else(|| PROXY.home_of(key))
     });
-    let mut process = Process::default();
-    let mut process_marks = Marks::default();
-    reader.fill(
-        &PROCESS,
-        root,
-        &At { path: "", below: "", level: Level::Here },
-        &mut process,
-        &mut process_marks,
-    );
-    listeners(&mut reader, &process, &process_marks, root);
+    let (mut proxy, mut proxy_marks) = (Proxy::default(), Marks::default());
+    let at = At { path: "", below: "", level: Level::Here };
+    reader.fill(&PROXY, root, &at, &mut proxy, &mut proxy_marks);
+    listeners(&mut reader, &proxy, &proxy_marks, root);
 
+    let processes = topology::processes(&mut reader, root);
     let upstreams = upstreams(&mut reader, root);
-    loops(&mut reader, &process, &upstreams);
+    topology::loops(&mut reader, &proxy, &upstreams);
+    topology::references(&mut reader, &upstreams, &processes);
     let routes = routes(&mut reader, root, &upstreams);
-    let draft = Draft { process, process_marks, upstreams, routes };
+    let draft = Draft { proxy, proxy_marks, processes, upstreams, routes };
     if !reader.is_usable() {
         return Err(mistakes(reader));
     }
@@ -141,7 +144,7 @@ fn mistakes(reader: Reader<'_>) -> Mistakes {
 }
 
 /// Checks that the addresses can be listened on together, and that nobody opens the admin port by accident.
-fn listeners(reader: &mut Reader<'_>, process: &Process, marks: &Marks, root: &DeTable<'_>) {
+fn listeners(reader: &mut Reader<'_>, process: &Proxy, marks: &Marks, root: &DeTable<'_>) {
     let listen_span = marks.own("listen").map_or(0..0, |mark| mark.span.clone());
     for (n, address) in process.listen.iter().enumerate() {
         if let Some(other) = process.listen[..n].iter().find(|other| clash(other, address)) {
@@ -174,18 +177,6 @@ fn clash(a: &SocketAddr, b: &SocketAddr) -> bool {
     let overlap = a.ip() == b.ip()
         || (a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified()));
     a.port() != 0 && a.port() == b.port() && overlap
-}
-
-/// Endpoints that are this proxy: each call would go in a circle until every permit is taken.
-fn loops(reader: &mut Reader<'_>, process: &Process, upstreams: &[UpstreamDraft]) {
-    for UpstreamDraft { name, header, addresses, marks, .. } in upstreams {
-        let itself = |endpoint: &&Endpoint| process.listen.iter().any(|listen| endpoint.is_at(listen));
-        let Some(endpoint) = addresses.endpoints.iter().find(itself) else { continue };
-        let span = marks.own("endpoints").map_or(header.clone(), |mark| mark.span.clone());
-        let message = format!("upstream.{name}.endpoints holds {endpoint}, where this proxy itself listens");
-        let remedy = "calls would go in a circle; write where the service is, or change listen";
-        reader.error(&span, message, remedy);
-    }
 }
 
 /// Reads `[defaults]` and every `[upstream.NAME]`, in the order of the text.
@@ -256,7 +247,7 @@ fn upstream(
         let remedy = "write where it is, such as endpoints = [\"http://127.0.0.1:3000\"]";
         reader.error(&header, format!("{path} has no endpoints"), remedy);
     }
-    let endpoints = Some(addresses.endpoints.len());
+    let endpoints = topology::instances(&addresses.endpoints);
     let scope = Scope { path: &path, header: &header, policies: &policies, marks: &marks, endpoints };
     let findings = checks::policies(reader, &scope, told);
     Some(UpstreamDraft { name: name.to_owned(), header, addresses, policies, marks, findings })
@@ -329,7 +320,7 @@ fn route(
         routing.name = made_up_name(&routing);
     }
     let told = parent.map_or(&[][..], |parent| &parent.findings);
-    let endpoints = parent.map(|parent| parent.addresses.endpoints.len());
+    let endpoints = parent.and_then(|parent| topology::instances(&parent.addresses.endpoints));
     let scope = Scope { path: "route", header: &header, policies: &policies, marks: &marks, endpoints };
     checks::policies(reader, &scope, told);
     policies.call.fallback = marks.own("fallback").is_some();
@@ -449,8 +440,12 @@ fn effective(reader: &Reader<'_>, draft: &Draft, is_command_line: bool) -> Effec
     let mut tell = |below: &str, path: &str, value: Value, marks: &Marks| {
         settings.push(Setting { path: join(below, path), value, origin: origin(marks, path) });
     };
-    let Draft { process, process_marks, upstreams, routes } = draft;
-    PROCESS.each("", &mut |path, field| tell("", path, field.slot.show(process), process_marks));
+    let Draft { proxy, proxy_marks, processes, upstreams, routes } = draft;
+    PROXY.each("", &mut |path, field| tell("", path, field.slot.show(proxy), proxy_marks));
+    for ProcessDraft { name, settings, marks, .. } in processes {
+        let below = join("process", name);
+        SUPERVISED.each("", &mut |path, field| tell(&below, path, field.slot.show(settings), marks));
+    }
     for UpstreamDraft { name, addresses, policies, marks, .. } in upstreams {
         let below = join("upstream", name);
         ADDRESSES.each("", &mut |path, field| tell(&below, path, field.slot.show(addresses), marks));
@@ -471,17 +466,25 @@ fn effective(reader: &Reader<'_>, draft: &Draft, is_command_line: bool) -> Effec
 /// Puts together what was found to be right. `None` only if a rule of a policy fails that the checks did not ask, which is then told
 /// without its place rather than not at all.
 fn config(reader: &mut Reader<'_>, draft: Draft, effective: Effective) -> Option<Config> {
-    let Draft { process, upstreams, routes, .. } = draft;
+    let Draft { proxy, processes, upstreams, routes, .. } = draft;
+    let file = reader.source.file();
+    let processes: Vec<Option<Process>> =
+        processes.into_iter().map(|draft| topology::built(reader, &file, &proxy, draft)).collect();
+    let processes: Vec<Process> = processes.into_iter().collect::<Option<_>>()?;
     let upstreams: Vec<Option<Upstream>> =
-        upstreams.into_iter().map(|draft| built_upstream(reader, draft)).collect();
+        upstreams.into_iter().map(|draft| built_upstream(reader, draft, &processes)).collect();
     let routes: Vec<Option<Route>> = routes.into_iter().map(|draft| built_route(reader, draft)).collect();
     Some(Config {
-        listen: process.listen,
-        admin: process.admin,
-        drain: process.drain,
-        workers: process.workers,
-        log: process.log,
-        limits: process.limits,
+        listen: proxy.listen,
+        admin: proxy.admin,
+        drain: proxy.drain,
+        workers: proxy.workers,
+        log: proxy.log,
+        limits: proxy.limits,
+        zone: proxy.zone,
+        region: proxy.region,
+        data: proxy.data,
+        processes,
         upstreams: upstreams.into_iter().collect::<Option<_>>()?,
         routes: routes.into_iter().collect::<Option<_>>()?,
         warnings: Vec::new(),
@@ -489,11 +492,24 @@ fn config(reader: &mut Reader<'_>, draft: Draft, effective: Effective) -> Option
     })
 }
 
-fn built_upstream(reader: &mut Reader<'_>, draft: UpstreamDraft) -> Option<Upstream> {
+fn built_upstream(reader: &mut Reader<'_>, draft: UpstreamDraft, processes: &[Process]) -> Option<Upstream> {
     let UpstreamDraft { name, header, addresses, policies, .. } = draft;
+    let sources = topology::sources(&reader.source.file(), addresses.endpoints, processes)?;
+    let fixed = sources.iter().filter_map(|source| match &source.at {
+        Where::Address(endpoint) => Some(endpoint.clone()),
+        _ => None,
+    });
+    let enforced = policies.limit.mode == Mode::Enforce;
     Some(Upstream {
         name,
-        endpoints: addresses.endpoints,
+        endpoints: fixed.collect(),
+        sources,
+        check: topology::check(reader, &header, &policies)?,
+        discovery: policies.discovery,
+        outlier: valid(reader, &header, policies.outlier)?,
+        balance: valid(reader, &header, policies.balance)?,
+        hash_on: policies.hash_on,
+        region_limit: policies.region_limit.filter(|_| enforced),
         protocol: policies.protocol,
         connect_timeout: policies.connect_timeout,
         idle_connections: policies.idle_connections,
@@ -532,11 +548,6 @@ fn valid<C: Rules>(reader: &mut Reader<'_>, header: &Range<usize>, config: C) ->
 /// A key as TOML takes it in a dotted path: in quotes, unless it is plain and of a length that metrics can bear.
 fn quoted(key: &str) -> String {
     if is_plain(key) { key.to_owned() } else { format!("{key:?}") }
-}
-
-fn is_plain(key: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    (1..=64).contains(&key.len()) && key.bytes().all(plain)
 }
 
 /// What a proxy without a file calls the service behind it.

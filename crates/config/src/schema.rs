@@ -1,7 +1,8 @@
 //! The JSON Schema of a configuration, for editors: completion, help and squiggles while typing.
 
 use crate::settings::{
-    ADDRESSES, Addresses, OVERRIDES, POLICIES, PROCESS, Policies, Process, ROUTING, Routing,
+    ADDRESSES, Addresses, OVERRIDES, POLICIES, PROXY, Policies, Proxy, ROUTING, Routing, SUPERVISED,
+    Supervised,
 };
 use crate::table::{Field, Table};
 use crate::value::Value;
@@ -37,10 +38,18 @@ fn root() -> Value {
         ("type", Value::text("array")),
         ("items", route),
     ]);
-    let mut tables = properties(&PROCESS, &Process::default());
+    let process = object(SUPERVISED.doc, properties(&SUPERVISED, &Supervised::default()))
+        .with("required", Value::List(vec![Value::text("command")]));
+    let processes = Value::map([
+        ("description", Value::text(SUPERVISED.doc)),
+        ("type", Value::text("object")),
+        ("additionalProperties", process),
+    ]);
+    let mut tables = properties(&PROXY, &Proxy::default());
     tables.push(("defaults".to_owned(), object(POLICIES.doc, properties(&POLICIES, &Policies::default()))));
     tables.push(("upstream".to_owned(), upstreams));
     tables.push(("route".to_owned(), routes));
+    tables.push(("process".to_owned(), processes));
     let head = Value::map([
         ("$schema", Value::text("http://json-schema.org/draft-07/schema#")),
         ("title", Value::text("Seaworthy's configuration")),

@@ -4,33 +4,42 @@
 //! struct's `Default` holds, for the policies that of the core, where its reason stands.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use seaworthy_core::Mode;
+use seaworthy_core::balance::{self, Algorithm};
 use seaworthy_core::call::retry::Jitter;
 use seaworthy_core::call::{self};
-use seaworthy_core::gate::{breaker, bulkhead, limit};
+use seaworthy_core::gate::{breaker, bulkhead, health, limit, outlier};
+use seaworthy_core::{Mode, Valid};
 
-use crate::address::{Endpoint, Host, Prefix};
+use crate::address::{Host, Prefix};
+use crate::health::{Check, CheckKind, Pattern, StatusRange};
+use crate::process::Restart;
 use crate::shape::{
-    ADDRESS, COUNT, Count, ENDPOINT, FIELD_VALUE, Flag, HOST, ListOf, NAME, Number, OneOf, Or, PREFIX, SMALL,
-    Size, Sliding, TEXT, Time, TimeWithin, within,
+    ADDRESS, AUTHORITY, COUNT, Command, Count, DATA, Environment, FIELD_VALUE, FOLDER, Flag, HASH_ON, HOST,
+    ListOf, NAME, Number, NumberWithin, OneOf, Or, OrEmpty, PATTERN, PLACE, PREFIX, REQUEST_PATH, SERVICE,
+    Size, Sliding, SourceOf, Statuses, TEXT, Time, TimeWithin, VARIABLE, WEIGHT, judged, within,
 };
+use crate::sources::{Discovery, HashOn, Labels, Written};
 use crate::table::{Table, fields};
 
 /// The settings of the process.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Process {
+pub(crate) struct Proxy {
     pub listen: Vec<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub admin_public: bool,
     pub drain: Duration,
     pub workers: Option<u16>,
+    pub zone: String,
+    pub region: String,
+    pub data: Option<PathBuf>,
     pub log: Log,
     pub limits: Limits,
 }
 
-impl Default for Process {
+impl Default for Proxy {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
@@ -38,6 +47,9 @@ impl Default for Process {
             admin_public: false,
             drain: Duration::from_secs(10),
             workers: None,
+            zone: String::new(),
+            region: String::new(),
+            data: None,
             log: Log::default(),
             limits: Limits::default(),
         }
@@ -144,7 +156,15 @@ pub(crate) struct Policies {
     pub call: call::Config,
     pub breaker: breaker::Config,
     pub limit: limit::Config,
+    pub region_limit: Option<u32>,
     pub bulkhead: bulkhead::Config,
+    pub outlier: outlier::Config,
+    pub balance: balance::Config,
+    pub hash_on: HashOn,
+    pub check_kind: Option<CheckKind>,
+    pub check: Question,
+    pub timing: health::Config,
+    pub discovery: Discovery,
 }
 
 impl Default for Policies {
@@ -157,7 +177,15 @@ impl Default for Policies {
             call: call::Config::default(),
             breaker: breaker::Config::default(),
             limit: limit::Config::default(),
+            region_limit: None,
             bulkhead: bulkhead::Config::default(),
+            outlier: outlier::Config::default(),
+            balance: balance::Config::default(),
+            hash_on: HashOn::None,
+            check_kind: None,
+            check: Question::default(),
+            timing: health::Config::default(),
+            discovery: Discovery::default(),
         }
     }
 }
@@ -185,7 +213,83 @@ impl Protocol {
 /// What an upstream has alone.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Addresses {
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Written>,
+}
+
+/// What an instance is asked, whatever the way.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Question {
+    pub path: String,
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub status: Vec<StatusRange>,
+    pub body: Option<Pattern>,
+    pub service: String,
+    pub command: Vec<String>,
+}
+
+impl Default for Question {
+    fn default() -> Self {
+        Self {
+            path: "/".to_owned(),
+            host: None,
+            port: None,
+            status: vec![StatusRange::success()],
+            body: None,
+            service: String::new(),
+            command: Vec::new(),
+        }
+    }
+}
+
+impl Question {
+    /// The check that asks it in this way.
+    pub(crate) fn check(self, kind: CheckKind, timing: Valid<health::Config>) -> Check {
+        let Self { path, host, port, status, body, service, command } = self;
+        Check { kind, path, host, port, status, body, service, command, timing }
+    }
+}
+
+/// What `[process.NAME]` says.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Supervised {
+    pub command: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub dir: Option<PathBuf>,
+    pub replicas: u32,
+    pub port_variable: String,
+    pub ready_kind: CheckKind,
+    pub ready: Question,
+    pub ready_interval: Duration,
+    pub ready_patience: Duration,
+    pub ready_timeout: Duration,
+    pub memory: Option<u64>,
+    pub cpu: Option<f64>,
+    pub restart: Restart,
+    pub grace: Duration,
+    pub labels: Labels,
+}
+
+impl Default for Supervised {
+    fn default() -> Self {
+        Self {
+            command: Vec::new(),
+            env: Vec::new(),
+            dir: None,
+            replicas: 1,
+            port_variable: "PORT".to_owned(),
+            ready_kind: CheckKind::Tcp,
+            ready: Question::default(),
+            ready_interval: Duration::from_millis(200),
+            ready_patience: Duration::from_secs(1),
+            ready_timeout: Duration::from_secs(30),
+            memory: None,
+            cpu: None,
+            restart: Restart::default(),
+            grace: Duration::from_secs(10),
+            labels: Labels::default(),
+        }
+    }
 }
 
 /// What a route says itself. Its deadline and retries are [`Policies`].
@@ -262,6 +366,26 @@ const METHOD: OneOf<&str> = OneOf(&[
     ("OPTIONS", "OPTIONS"),
     ("TRACE", "TRACE"),
 ]);
+const KIND: OneOf<CheckKind> = OneOf(&[
+    ("http", CheckKind::Http),
+    ("tcp", CheckKind::Tcp),
+    ("grpc", CheckKind::Grpc),
+    ("command", CheckKind::Command),
+]);
+const PORT: Count<u16> = within(1, 65_535);
+const REGION_LIMIT: Count<u32> = within(1, u32::MAX);
+/// From time to time, and not without a pause.
+const ASKED_AGAIN: TimeWithin =
+    TimeWithin { least: Duration::from_millis(10), most: Duration::from_secs(3600) };
+/// A TTL of a day is as good as for ever, and one of 0 would ask for each call.
+const TTL: TimeWithin = TimeWithin { least: Duration::from_millis(100), most: Duration::from_secs(86_400) };
+/// A look costs a system call, so ten a second are cheap and more are no use.
+const FILE_POLL: TimeWithin =
+    TimeWithin { least: Duration::from_millis(100), most: Duration::from_secs(3600) };
+/// No program starts in less than a mebibyte; a tebibyte is no limit any more.
+const MEMORY: Size = Size { least: 1 << 20, most: 1 << 40 };
+/// Of its period of 100 ms the kernel takes a quota of 1 ms as the least (cgroup v2, cpu.max): a hundredth of a core.
+const CORES: NumberWithin = NumberWithin { least: 0.01, most: 1024.0 };
 const WORKERS: Count<u16> = within(1, 1024);
 const STATUS: Count<u16> = within(200, 599);
 /// Waits on a socket: a millisecond is the resolution of the timer, and past an hour a bound bounds nothing.
@@ -274,24 +398,28 @@ const HEADER_BYTES: Size = Size { least: 8 << 10, most: 1 << 20 };
 const REPLAY_BYTES: Size = Size { least: 0, most: 64 << 20 };
 
 /// What stands at the top of the file, outside of upstreams and routes.
-pub(crate) static PROCESS: Table<Process> = Table {
+pub(crate) static PROXY: Table<Proxy> = Table {
     name: "",
     doc: "What the process is and where it listens.",
-    fields: fields!(Process {
+    fields: fields!(Proxy {
         listen: ListOf(ADDRESS) => listen, "Where clients connect: an IP address and a port, or a list of them.";
         admin: Or("off", ADDRESS) => admin,
             "Where operators connect: metrics, health, the console. Loopback by default, because whoever reaches it can steer the proxy.";
         admin_public: Flag => admin_public, "Consent to an `admin` address that other machines can reach.";
         drain: DRAIN => drain, "How long calls in flight may take to finish once the process was told to stop.";
         workers: Or("cores", WORKERS) => workers, "How many threads serve calls; one for each core by default.";
+        zone: PLACE => zone, "The zone that the proxy runs in. Instances of the same zone are asked first.";
+        region: PLACE => region,
+            "The region that the proxy runs in. Instances of the same region are asked before those of others.";
+        data: Or("off", DATA) => data, "The folder for what must outlive the process, as an absolute path.";
     }),
     tables: &[&LOG, &LIMITS],
 };
 
-static LOG: Table<Process> = Table {
+static LOG: Table<Proxy> = Table {
     name: "log",
     doc: "What is logged, and how. Log lines go to standard error.",
-    fields: fields!(Process {
+    fields: fields!(Proxy {
         access: Flag => log.access, "Whether each call leaves a line.";
         format: FORMAT => log.format, "JSON for machines, text for people.";
         level: LEVEL => log.level, "The least severe lines that are written.";
@@ -299,10 +427,10 @@ static LOG: Table<Process> = Table {
     tables: &[],
 };
 
-static LIMITS: Table<Process> = Table {
+static LIMITS: Table<Proxy> = Table {
     name: "limits",
     doc: "Bounds on what clients may ask of the proxy, so that no client can take it away from the others.",
-    fields: fields!(Process {
+    fields: fields!(Proxy {
         header_bytes: HEADER_BYTES => limits.header_bytes,
             "The most bytes of a request's head; more is answered with 431. Envoy takes 60 KiB.";
         headers: within(1, 10_000) => limits.headers, "The most header fields of a request, as Envoy and hyper take.";
@@ -324,7 +452,8 @@ pub(crate) static ADDRESSES: Table<Addresses> = Table {
     name: "upstream",
     doc: "A service behind the proxy, by its name: `[upstream.NAME]`.",
     fields: fields!(Addresses {
-        endpoints: ListOf(ENDPOINT) => endpoints, "Where its instances are: a URL, or a list of them. Required.";
+        endpoints: ListOf(SourceOf) => endpoints,
+            "Where its instances are: a URL, a table such as `{ url = \"http://10.0.0.1:80\", zone = \"a\", region = \"eu\", weight = 2 }`, or a list of these. Required.";
     }),
     tables: &[],
 };
@@ -344,7 +473,10 @@ pub(crate) static POLICIES: Table<Policies> = Table {
         deadline: Or("off", Time) => call.deadline,
             "The longest time for a whole call, all attempts and waits included, where the caller brings no shorter one.";
     }),
-    tables: &[&TIMEOUT, &BREAKER, &RETRY, &BUDGET, &HEDGE, &LIMIT, &BULKHEAD],
+    tables: &[
+        &TIMEOUT, &BREAKER, &RETRY, &BUDGET, &HEDGE, &LIMIT, &BULKHEAD, &BALANCE, &CHECK, &OUTLIER,
+        &DISCOVERY,
+    ],
 };
 
 static TIMEOUT: Table<Policies> = Table {
@@ -396,7 +528,7 @@ static RETRY: Table<Policies> = Table {
     doc: "Further attempts after failures, at another endpoint where there is one.",
     fields: fields!(Policies {
         mode: MODE => call.retry.mode, MODE_DOC;
-        attempts: SMALL => call.retry.attempts, "The most attempts of one call, the first included, 1 to 10.";
+        attempts: judged(1, 10) => call.retry.attempts, "The most attempts of one call, the first included, 1 to 10.";
         base: Time => call.retry.base, "The first wait before another attempt, before jitter; it doubles each time.";
         cap: Time => call.retry.cap, "The longest wait, before jitter.";
         jitter: JITTER => call.retry.jitter, "How the wait is drawn.";
@@ -424,7 +556,7 @@ static HEDGE: Table<Policies> = Table {
         mode: MODE => call.hedge.mode, MODE_DOC;
         quantile: Number => call.hedge.quantile, "The share of calls that answer without a hedge, 0.5 to 0.9999.";
         floor: Time => call.hedge.floor, "The shortest wait before a hedge.";
-        most: SMALL => call.hedge.most, "The most hedges of one call, 1 to 3.";
+        most: judged(1, 3) => call.hedge.most, "The most hedges of one call, 1 to 3.";
     }),
     tables: &[&HEDGE_BUDGET],
 };
@@ -446,6 +578,8 @@ static LIMIT: Table<Policies> = Table {
     fields: fields!(Policies {
         mode: MODE => limit.mode, MODE_DOC;
         max_in_flight: COUNT => limit.max_in_flight, "The most calls in flight, waiting ones included.";
+        per_region: Or("off", REGION_LIMIT) => region_limit,
+            "The most attempts in flight in one region of it, so that the loss of one does not drown the next. In force where `mode` is `enforce`.";
     }),
     tables: &[],
 };
@@ -458,6 +592,146 @@ static BULKHEAD: Table<Policies> = Table {
         concurrency: COUNT => bulkhead.concurrency, "The most attempts at a time.";
         queue: COUNT => bulkhead.queue, "How many more may wait.";
         max_wait: Time => bulkhead.max_wait, "The longest wait.";
+    }),
+    tables: &[],
+};
+
+static OUTLIER: Table<Policies> = Table {
+    name: "outlier",
+    doc: "When an instance is put out because it fails more, or is slower, than the upstream's others. Its breaker opens, so it returns as from any opening: by probes.",
+    fields: fields!(Policies {
+        mode: MODE => outlier.mode, MODE_DOC;
+        window: Time => outlier.window, "How far back the comparison looks.";
+        minimum_failures: COUNT => outlier.minimum_failures, "Fewer failures in the window are nobody's concern.";
+        error_excess: Number => outlier.error_excess,
+            "How far its failure rate must lie above that of the others, 0 up to 1. That it does by chance must be less likely than one in a million as well.";
+        slow_factor: Or("off", Number) => outlier.slow_factor,
+            "How many times the others' latency is too slow, above 1.";
+        slow_floor: Time => outlier.slow_floor, "A difference in latency below this is nobody's concern.";
+        minimum_calls: COUNT => outlier.minimum_calls, "No latency counts below this many calls in the window.";
+        max_ejected: Number => outlier.max_ejected,
+            "The most instances that may be out at once, for whatever reason, as a share of all, rounded down: a further one stays in. One of two or more may always be out.";
+    }),
+    tables: &[],
+};
+
+const ALGORITHM: OneOf<Algorithm> = OneOf(&[
+    ("peak_ewma", Algorithm::PeakEwma),
+    ("least_requests", Algorithm::LeastRequests),
+    ("round_robin", Algorithm::RoundRobin),
+    ("consistent_hash", Algorithm::ConsistentHash),
+]);
+
+static BALANCE: Table<Policies> = Table {
+    name: "balance",
+    doc: "Which of its instances gets an attempt: those of the proxy's zone first, then of its region, then elsewhere, each as far as \
+          those that are well can carry the traffic.",
+    fields: fields!(Policies {
+        algorithm: ALGORITHM => balance.algorithm,
+            "Of two drawn by lot the one with less latency times calls in flight (`peak_ewma`) or with fewer calls in flight (`least_requests`); each in turn (`round_robin`); or always the same for what `hash_on` names (`consistent_hash`).";
+        hash_on: HASH_ON => hash_on,
+            "What calls stick to with `consistent_hash`: `header:NAME`, `cookie:NAME`, `source` (the client's address), or `none`.";
+        load_bound: Number => balance.load_bound,
+            "With `consistent_hash`, how many times its share of the calls in flight an instance may have, from 1; what is beyond goes to the next one.";
+        locality: Flag => balance.locality, "Whether the nearer instances are asked first.";
+        overprovision: Number => balance.overprovision,
+            "How much more than its share of the traffic an instance can carry, 1 to 10: nothing spills over to the next zone until fewer than one in so many is well.";
+        panic_threshold: Number => balance.panic_threshold,
+            "When a smaller share than this is well, 0 to 1, and can't carry the traffic, the checks are not believed (0 for never).";
+        slow_start: Time => balance.slow_start,
+            "How long an instance that joined or returned takes to its full share; \"0s\" for at once.";
+    }),
+    tables: &[],
+};
+
+static CHECK: Table<Policies> = Table {
+    name: "check",
+    doc: "How each instance is asked, apart from its traffic, whether it is well. Off unless a `kind` is named.",
+    fields: fields!(Policies {
+        kind: Or("off", KIND) => check_kind,
+            "A GET request (`http`), a connection (`tcp`), `grpc.health.v1` (`grpc`), or a program that ends with 0 (`command`).";
+        path: REQUEST_PATH => check.path, "What an `http` check asks for.";
+        host: Or("endpoint", AUTHORITY) => check.host, "The `Host` that is asked for; by default that of the instance.";
+        port: Or("endpoint", PORT) => check.port, "The port that is asked; by default that of the instance.";
+        status: ListOf(Statuses) => check.status, "The status codes of a good answer: one, a range, or a list of these.";
+        body: Or("off", PATTERN) => check.body,
+            "A regular expression that is found somewhere in the body of a good answer.";
+        service: SERVICE => check.service, "The service that a `grpc` check asks about; the server as a whole if left out.";
+        command: Command { is_optional: true } => check.command,
+            "The program of a `command` check, and its arguments. It learns whom to ask from the variables `SEAWORTHY_HOST` and `SEAWORTHY_PORT`.";
+        interval: Time => timing.interval, "From the end of one check to the start of the next.";
+        unsure_interval: Time => timing.unsure_interval, "The same while an opinion is forming or changing; at most `interval`.";
+        jitter: Number => timing.jitter, "How far an interval may be from its length, as a share of it, 0 to 1.";
+        timeout: Time => timing.timeout, "A check that takes this long has failed.";
+        up: COUNT => timing.up, "How many good answers in a row bring it back.";
+        down: COUNT => timing.down, "How many bad ones in a row take it out.";
+    }),
+    tables: &[],
+};
+
+static DISCOVERY: Table<Policies> = Table {
+    name: "discovery",
+    doc: "How names (`dns://`, `srv://`) and files (`file:`) among its endpoints are watched. What was found last holds while nothing new can be.",
+    fields: fields!(Policies {
+        resolvers: OrEmpty("system", ListOf(ADDRESS)) => discovery.resolvers,
+            "The DNS servers that are asked, by address and port; those of the system by default.";
+        ttl_floor: TTL => discovery.ttl_floor, "The shortest time between two questions for a name, however short its TTL.";
+        ttl_ceiling: TTL => discovery.ttl_ceiling, "The longest time between two questions for a name, however long its TTL.";
+        file_poll: FILE_POLL => discovery.file_poll, "The time between two looks at a file.";
+    }),
+    tables: &[],
+};
+
+/// A program that the proxy runs.
+pub(crate) static SUPERVISED: Table<Supervised> = Table {
+    name: "process",
+    doc: "A program that the proxy runs and looks after, by its name: `[process.NAME]`. An upstream finds its replicas at \
+          `process://NAME`; they join when they are ready, and leave before they are stopped.",
+    fields: fields!(Supervised {
+        command: Command { is_optional: false } => command,
+            "The program and its arguments. Looked for in `PATH` unless it has a slash; no shell has a part in it. Required.";
+        env: Environment => env, "What is added to the environment that it takes over from the proxy. Values are not shown.";
+        dir: Or("proxy", FOLDER) => dir,
+            "The folder that it runs in, relative to that of this file; where the proxy was started by default.";
+        replicas: within(1, 1000) => replicas, "How many of it run at a time.";
+        port_variable: VARIABLE => port_variable, "The variable that tells each replica the port to listen on, on 127.0.0.1.";
+        ready_timeout: PATIENCE => ready_timeout, "How long a replica may take to be ready before it is started anew.";
+        memory: Or("off", MEMORY) => memory, "The most memory of one replica; it is killed past that, and started anew.";
+        cpu: Or("off", CORES) => cpu, "The most cores of one replica, such as 0.5.";
+        grace: DRAIN => grace, "How long a replica may take to end once it was told to (SIGTERM), before it is killed.";
+        zone: PLACE => labels.zone, "The zone of its replicas; the proxy's if left out.";
+        region: PLACE => labels.region, "The region of its replicas; the proxy's if left out.";
+        weight: WEIGHT => labels.weight, "The weight of each replica.";
+    }),
+    tables: &[&READY, &RESTART],
+};
+
+static READY: Table<Supervised> = Table {
+    name: "ready",
+    doc: "How a replica that was started is asked whether it is ready for calls.",
+    fields: fields!(Supervised {
+        kind: KIND => ready_kind, "As in an upstream's check.";
+        path: REQUEST_PATH => ready.path, "What an `http` check asks for.";
+        host: Or("endpoint", AUTHORITY) => ready.host, "The `Host` that is asked for.";
+        status: ListOf(Statuses) => ready.status, "The status codes of a good answer.";
+        body: Or("off", PATTERN) => ready.body, "A regular expression that is found in the body of a good answer.";
+        service: SERVICE => ready.service, "The service that a `grpc` check asks about.";
+        command: Command { is_optional: true } => ready.command, "The program of a `command` check, and its arguments.";
+        interval: ASKED_AGAIN => ready_interval, "From the end of one check to the start of the next.";
+        timeout: PATIENCE => ready_patience, "The longest time for one check.";
+    }),
+    tables: &[],
+};
+
+static RESTART: Table<Supervised> = Table {
+    name: "restart",
+    doc: "When a replica that ended is started again.",
+    fields: fields!(Supervised {
+        base: PATIENCE => restart.base, "The first wait, before jitter; it doubles with each further end until a replica has stayed.";
+        cap: PATIENCE => restart.cap, "The longest wait, before jitter.";
+        give_up: within(1, 10_000) => restart.give_up,
+            "So many restarts of one replica within `window` are enough: it is left alone until an operator starts it.";
+        window: PATIENCE => restart.window, "How far back restarts count.";
     }),
     tables: &[],
 };
@@ -511,7 +785,7 @@ mod tests {
     /// Does not compile once the core has a field that is not listed here, and then it wants a line in a table above too.
     #[test]
     fn every_field_of_the_core_has_a_setting() {
-        let Policies { call, breaker, limit, bulkhead, .. } = Policies::default();
+        let Policies { call, breaker, limit, bulkhead, outlier, balance, timing, .. } = Policies::default();
         let call::Config { deadline: _, timeout, retry, budget, hedge, fallback: _ } = call;
         let timeout::Config {
             mode: _,
@@ -546,9 +820,51 @@ mod tests {
         } = breaker;
         let limit::Config { mode: _, max_in_flight: _ } = limit;
         let bulkhead::Config { mode: _, concurrency: _, queue: _, max_wait: _ } = bulkhead;
+        let outlier::Config {
+            mode: _,
+            window: _,
+            minimum_failures: _,
+            error_excess: _,
+            slow_factor: _,
+            slow_floor: _,
+            minimum_calls: _,
+            max_ejected: _,
+        } = outlier;
+        let balance::Config {
+            algorithm: _,
+            panic_threshold: _,
+            overprovision: _,
+            slow_start: _,
+            locality: _,
+            load_bound: _,
+        } = balance;
+        let health::Config { interval: _, unsure_interval: _, jitter: _, timeout: _, up: _, down: _ } =
+            timing;
         let fields: Vec<usize> = POLICIES.tables.iter().map(|table| table.fields.len()).collect();
-        assert_eq!(fields, [9, 15, 6, 3, 4, 2, 4], "timeout, breaker, retry, budget, hedge, limit, bulkhead");
+        let names =
+            "timeout, breaker, retry, budget, hedge, limit, bulkhead, balance, check, outlier, discovery";
+        assert_eq!(fields, [9, 15, 6, 3, 4, 3, 4, 7, 14, 8, 4], "{names}");
     }
+
+    /// For each shape one that is not its default.
+    const VALUES: [&str; 16] = [
+        "7",
+        "207",
+        "0.77",
+        "\"77ms\"",
+        "\"observe\"",
+        "\"equal\"",
+        "\"http2\"",
+        "\"127.0.0.1:7\"",
+        "\"least_requests\"",
+        "\"grpc\"",
+        "\"header:seven\"",
+        "false",
+        "\"/seven\"",
+        "\"seven.example.com\"",
+        "[\"seven\"]",
+        "\"3s\"",
+    ];
 
     #[test]
     fn every_setting_lives_in_a_place_of_its_own() {
@@ -558,12 +874,11 @@ mod tests {
         for (path, slot) in &paths {
             let mut policies = Policies::default();
             let before: Vec<_> = paths.iter().map(|(_, slot)| slot.show(&policies)).collect();
-            let written =
-                ["7", "0.77", "\"77ms\"", "\"observe\"", "\"equal\"", "\"http2\""].iter().any(|text| {
-                    let text = format!("v = {text}");
-                    let toml = toml::de::DeTable::parse(&text).unwrap();
-                    slot.read(&mut policies, &toml.get_ref()["v"], &mut Vec::new())
-                });
+            let written = VALUES.iter().any(|text| {
+                let text = format!("v = {text}");
+                let toml = toml::de::DeTable::parse(&text).unwrap();
+                slot.read(&mut policies, &toml.get_ref()["v"], &mut Vec::new())
+            });
             assert!(written, "{path} takes none of the values");
             let after: Vec<_> = paths.iter().map(|(_, slot)| slot.show(&policies)).collect();
             let changed: Vec<&str> = paths

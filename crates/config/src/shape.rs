@@ -3,6 +3,8 @@
 //! A [`Shape`] is everything there is to know about that in one place: how a value is read and what is said when it can't be, how
 //! it is shown, what the schema says of it, and what the reference calls it.
 
+mod topology;
+
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -12,10 +14,15 @@ use seaworthy_core::gate::breaker::Window;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use crate::address::{Endpoint, Host, Prefix};
+use crate::address::{Host, Prefix};
 use crate::nearest::nearest;
 use crate::units::{self, UnitError};
 use crate::value::Value;
+
+pub(crate) use topology::{
+    AUTHORITY, Command, DATA, Environment, FOLDER, HASH_ON, NumberWithin, OrEmpty, PATTERN, PLACE,
+    REQUEST_PATH, SERVICE, SourceOf, Statuses, VARIABLE, WEIGHT,
+};
 
 /// What is wrong with one value.
 #[derive(Debug)]
@@ -71,17 +78,22 @@ impl Shape for Flag {
 pub(crate) struct Count<T> {
     least: u32,
     most: u32,
+    /// Whether someone else judges what fits `T`, with better words.
+    is_judged: bool,
     number: PhantomData<fn() -> T>,
 }
 
 /// Whole numbers of which the policy itself judges the range.
-pub(crate) const COUNT: Count<u32> = within(0, u32::MAX);
-/// Small ones.
-pub(crate) const SMALL: Count<u8> = within(0, u8::MAX as u32);
+pub(crate) const COUNT: Count<u32> = judged(0, u32::MAX);
+
+/// Whole numbers of which the policy itself finds that they go from `least` to `most`.
+pub(crate) const fn judged<T>(least: u32, most: u32) -> Count<T> {
+    Count { least, most, is_judged: true, number: PhantomData }
+}
 
 /// Whole numbers from `least` to `most`, which must fit `T`.
 pub(crate) const fn within<T>(least: u32, most: u32) -> Count<T> {
-    Count { least, most, number: PhantomData }
+    Count { least, most, is_judged: false, number: PhantomData }
 }
 
 impl<T: TryFrom<u32> + Into<u32> + Copy + 'static> Shape for Count<T> {
@@ -93,8 +105,8 @@ impl<T: TryFrom<u32> + Into<u32> + Copy + 'static> Shape for Count<T> {
             return not_a(value, self, &remedy, problems);
         };
         let number = u32::from_str_radix(integer.as_str(), integer.radix()).ok();
-        let number =
-            number.filter(|n| (self.least..=self.most).contains(n)).and_then(|n| T::try_from(n).ok());
+        let fits = |n: &u32| self.is_judged || (self.least..=self.most).contains(n);
+        let number = number.filter(fits).and_then(|n| T::try_from(n).ok());
         number.or_else(|| {
             problems.push(Problem { span: value.span(), problem: format!("is {integer}"), remedy });
             None
@@ -387,13 +399,6 @@ pub(crate) const ADDRESS: Parsed<SocketAddr> = Parsed {
         text.parse()
             .map_err(|_| (format!("is {text:?}, which is not an IP address with a port"), ADDRESS_REMEDY))
     },
-    show: ToString::to_string,
-};
-/// The URL of an endpoint.
-pub(crate) const ENDPOINT: Parsed<Endpoint> = Parsed {
-    noun: "URL",
-    remedy: "write a URL such as \"http://127.0.0.1:3000\"",
-    parse: Endpoint::parse,
     show: ToString::to_string,
 };
 /// A host, or a pattern of hosts.

@@ -63,6 +63,9 @@ pub fn show_size(bytes: u64) -> String {
 
 fn parse(text: &str, units: &[(&str, u128)], remedy: &str) -> Result<u128, UnitError> {
     let fail = |problem: String, remedy: &str| UnitError { problem, remedy: remedy.to_owned() };
+    if text.starts_with('-') {
+        return Err(fail(format!("is {text:?}, which is below zero"), remedy));
+    }
     let mut rest = text;
     let mut left = units;
     let mut total: u128 = 0;

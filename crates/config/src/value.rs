@@ -45,6 +45,7 @@ impl Value {
         match self {
             Self::Text(text) => text.is_empty(),
             Self::List(list) => list.is_empty(),
+            Self::Map(entries) => entries.is_empty(),
             _ => false,
         }
     }
@@ -62,6 +63,7 @@ impl fmt::Display for Value {
                 separated(f, list, |f, value| write!(f, "{value}"))?;
                 f.write_str("]")
             }
+            Self::Map(entries) if entries.is_empty() => f.write_str("{}"),
             Self::Map(entries) => {
                 f.write_str("{ ")?;
                 separated(f, entries, |f, (key, value)| write!(f, "{key} = {value}"))?;

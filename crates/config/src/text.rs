@@ -7,14 +7,14 @@ use serde::Serialize;
 
 /// A named text.
 #[derive(Clone, Debug)]
-pub(crate) struct Source {
+pub(crate) struct Text {
     file: Arc<str>,
     text: Arc<str>,
     /// Where each line begins, in bytes.
     lines: Vec<usize>,
 }
 
-impl Source {
+impl Text {
     pub(crate) fn new(file: &str, text: &str) -> Self {
         let after_breaks = text.match_indices('\n').map(|(at, _)| at + 1);
         let lines = std::iter::once(0).chain(after_breaks).collect();
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_place_counts_characters_and_not_bytes() {
-        let source = Source::new("f", "a = 1\r\nbö = \"ü\"\r\n");
+        let source = Text::new("f", "a = 1\r\nbö = \"ü\"\r\n");
         let place = source.place(&(13..17));
         assert_eq!((place.line, place.column, place.width), (2, 6, 3));
         assert_eq!(place.excerpt, "bö = \"ü\"");
@@ -98,16 +98,16 @@ mod tests {
 
     #[test]
     fn a_span_over_several_lines_is_cut_at_the_first() {
-        let place = Source::new("f", "a = [\n1,\n2]\n").place(&(4..11));
+        let place = Text::new("f", "a = [\n1,\n2]\n").place(&(4..11));
         assert_eq!((place.line, place.column, place.width), (1, 5, 1));
     }
 
     #[test]
     fn a_span_outside_the_text_is_drawn_into_it() {
-        let place = Source::new("f", "a\n").place(&(50..60));
+        let place = Text::new("f", "a\n").place(&(50..60));
         assert_eq!((place.line, place.column, place.width), (2, 1, 1));
-        let place = Source::new("f", "a\r\nb").place(&(2..3));
+        let place = Text::new("f", "a\r\nb").place(&(2..3));
         assert_eq!((place.line, place.column, place.width), (1, 2, 1));
-        assert_eq!(Source::new("f", "").place(&(0..0)).line, 1);
+        assert_eq!(Text::new("f", "").place(&(0..0)).line, 1);
     }
 }
