@@ -17,6 +17,7 @@ extern crate alloc;
 
 pub mod balance;
 pub mod call;
+pub mod evacuate;
 pub mod gate;
 mod outcome;
 pub mod record;
