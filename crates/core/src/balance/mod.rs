@@ -49,9 +49,16 @@
 //! assert_eq!(Picker::new(42).pick(&table, Ask::default(), &Idle), Some(2));
 //! ```
 
+mod alias;
 mod config;
+mod picker;
+mod ring;
+mod table;
+mod turns;
 
 pub use config::{Algorithm, Config};
+pub use picker::Picker;
+pub use table::{Share, Table};
 
 use crate::Instant;
 
@@ -129,3 +136,6 @@ pub trait View {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;
