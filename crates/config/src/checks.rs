@@ -293,7 +293,7 @@ fn unheard(scope: &Scope<'_>) -> Vec<Finding> {
 }
 
 /// The settings of a check that one of this kind does not look at.
-pub(crate) fn unasked(kind: CheckKind) -> &'static [&'static str] {
+fn unasked(kind: CheckKind) -> &'static [&'static str] {
     match kind {
         CheckKind::Http => &["service", "command"],
         CheckKind::Tcp => &["path", "host", "status", "body", "service", "command"],

@@ -45,7 +45,7 @@ pub use config::{Config, Route, Upstream};
 pub use diagnostic::{Diagnostic, Mistakes, Severity};
 pub use effective::{Effective, Origin, Setting};
 pub use health::{Check, CheckKind, Pattern, StatusRange};
-pub use process::{Process, Restart};
+pub use process::{Process, Ready, Restart};
 pub use reference::reference;
 pub use schema::schema;
 pub use settings::{Fallback, Format, Level, Limits, Log, Protocol, Repeatable};

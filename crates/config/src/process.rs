@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::health::Check;
 use crate::sources::Labels;
 
 /// A program that the proxy runs and looks after.
@@ -22,9 +21,8 @@ pub struct Process {
     pub replicas: u32,
     /// The variable that tells each replica the port to listen on, on loopback. Not in `env`.
     pub port_variable: String,
-    /// How a replica is asked whether it is ready for calls: every [`Config::interval`](seaworthy_core::gate::health::Config), until
-    /// it says so once.
-    pub ready: Check,
+    /// What counts as ready for calls.
+    pub ready: Ready,
     /// How long a replica may take to be ready, before it is stopped and counts as failed.
     pub ready_timeout: Duration,
     /// The most bytes of memory of one replica, if there is a limit.
@@ -33,21 +31,35 @@ pub struct Process {
     pub cpu: Option<f64>,
     /// When a replica that ended is started again.
     pub restart: Restart,
+    /// How long a replica may go on with the calls that it has, when it is replaced, after it gets no new ones.
+    pub drain: Duration,
     /// How long a replica may take to end once it was told to (SIGTERM), before it is killed.
     pub grace: Duration,
     /// What is known about its replicas.
     pub labels: Labels,
 }
 
+/// What counts as ready for calls.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ready {
+    /// Its port accepts a connection.
+    Tcp,
+    /// A GET request for this path is answered with a status from 200 to 299.
+    Http {
+        /// From its `/` on, with a query if there is one.
+        path: String,
+    },
+}
+
 /// When a replica that ended is started again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Restart {
-    /// The first wait, before jitter; it doubles with each further end until a replica has stayed.
+    /// The first wait, before half of it is left to chance; it doubles with each further end until a replica has stayed.
     pub base: Duration,
-    /// The longest wait, before jitter; at least `base`.
+    /// The longest wait; at least `base`.
     pub cap: Duration,
-    /// How many restarts of one replica within `window` are enough to give up; at least 1.
+    /// The most restarts of one replica within `window`: one more end, and it stays down. At least 1.
     pub give_up: u32,
     /// How far back restarts count.
     pub window: Duration,

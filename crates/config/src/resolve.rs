@@ -191,6 +191,7 @@ fn upstreams(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<UpstreamDraft> 
         });
         let at = At { path: "defaults", below: "", level: Level::Defaults };
         reader.fill(&POLICIES, table, &at, &mut defaults, &mut marks);
+        topology::hurry(&mut defaults, &marks);
         let header = key.span();
         let scope =
             Scope { path: "defaults", header: &header, policies: &defaults, marks: &marks, endpoints: None };
@@ -243,6 +244,7 @@ fn upstream(
     let (mut addresses, mut policies, mut marks) = (Addresses::default(), defaults.clone(), marks.clone());
     reader.fill(&ADDRESSES, table, &at, &mut addresses, &mut marks);
     reader.fill(&POLICIES, table, &at, &mut policies, &mut marks);
+    topology::hurry(&mut policies, &marks);
     if table.get("endpoints").is_none() {
         let remedy = "write where it is, such as endpoints = [\"http://127.0.0.1:3000\"]";
         reader.error(&header, format!("{path} has no endpoints"), remedy);
@@ -468,9 +470,8 @@ fn effective(reader: &Reader<'_>, draft: &Draft, is_command_line: bool) -> Effec
 fn config(reader: &mut Reader<'_>, draft: Draft, effective: Effective) -> Option<Config> {
     let Draft { proxy, processes, upstreams, routes, .. } = draft;
     let file = reader.source.file();
-    let processes: Vec<Option<Process>> =
-        processes.into_iter().map(|draft| topology::built(reader, &file, &proxy, draft)).collect();
-    let processes: Vec<Process> = processes.into_iter().collect::<Option<_>>()?;
+    let processes: Vec<Process> =
+        processes.into_iter().map(|draft| topology::built(&file, &proxy, draft)).collect();
     let upstreams: Vec<Option<Upstream>> =
         upstreams.into_iter().map(|draft| built_upstream(reader, draft, &processes)).collect();
     let routes: Vec<Option<Route>> = routes.into_iter().map(|draft| built_route(reader, draft)).collect();

@@ -18,8 +18,8 @@ use crate::health::{Check, CheckKind, Pattern, StatusRange};
 use crate::process::Restart;
 use crate::shape::{
     ADDRESS, AUTHORITY, COUNT, Command, Count, DATA, Environment, FIELD_VALUE, FOLDER, Flag, HASH_ON, HOST,
-    ListOf, NAME, Number, NumberWithin, OneOf, Or, OrEmpty, PATTERN, PLACE, PREFIX, REQUEST_PATH, SERVICE,
-    Size, Sliding, SourceOf, Statuses, TEXT, Time, TimeWithin, VARIABLE, WEIGHT, judged, within,
+    ListOf, NAME, Number, NumberWithin, OneOf, Or, OrEmpty, PATTERN, PLACE, PREFIX, REQUEST_PATH, RESOLVER,
+    SERVICE, Size, Sliding, SourceOf, Statuses, TEXT, Time, TimeWithin, VARIABLE, WEIGHT, judged, within,
 };
 use crate::sources::{Discovery, HashOn, Labels, Written};
 use crate::table::{Table, fields};
@@ -258,14 +258,13 @@ pub(crate) struct Supervised {
     pub dir: Option<PathBuf>,
     pub replicas: u32,
     pub port_variable: String,
-    pub ready_kind: CheckKind,
-    pub ready: Question,
-    pub ready_interval: Duration,
-    pub ready_patience: Duration,
+    pub ready_is_http: bool,
+    pub ready_path: String,
     pub ready_timeout: Duration,
     pub memory: Option<u64>,
     pub cpu: Option<f64>,
     pub restart: Restart,
+    pub drain: Duration,
     pub grace: Duration,
     pub labels: Labels,
 }
@@ -278,14 +277,13 @@ impl Default for Supervised {
             dir: None,
             replicas: 1,
             port_variable: "PORT".to_owned(),
-            ready_kind: CheckKind::Tcp,
-            ready: Question::default(),
-            ready_interval: Duration::from_millis(200),
-            ready_patience: Duration::from_secs(1),
+            ready_is_http: false,
+            ready_path: "/".to_owned(),
             ready_timeout: Duration::from_secs(30),
             memory: None,
             cpu: None,
             restart: Restart::default(),
+            drain: Duration::from_secs(10),
             grace: Duration::from_secs(10),
             labels: Labels::default(),
         }
@@ -373,10 +371,7 @@ const KIND: OneOf<CheckKind> = OneOf(&[
     ("command", CheckKind::Command),
 ]);
 const PORT: Count<u16> = within(1, 65_535);
-const REGION_LIMIT: Count<u32> = within(1, u32::MAX);
-/// From time to time, and not without a pause.
-const ASKED_AGAIN: TimeWithin =
-    TimeWithin { least: Duration::from_millis(10), most: Duration::from_secs(3600) };
+const REGION_LIMIT: Count<u32> = within(1, 10_000_000);
 /// A TTL of a day is as good as for ever, and one of 0 would ask for each call.
 const TTL: TimeWithin = TimeWithin { least: Duration::from_millis(100), most: Duration::from_secs(86_400) };
 /// A look costs a system call, so ten a second are cheap and more are no use.
@@ -392,6 +387,8 @@ const STATUS: Count<u16> = within(200, 599);
 const PATIENCE: TimeWithin = TimeWithin { least: Duration::from_millis(1), most: Duration::from_secs(3600) };
 /// How long the process may go on after it was told to stop: at once, or up to an hour.
 const DRAIN: TimeWithin = TimeWithin { least: Duration::ZERO, most: Duration::from_secs(3600) };
+/// How long a start may be slow: not at all, or up to a day.
+const START: TimeWithin = TimeWithin { least: Duration::ZERO, most: Duration::from_secs(86_400) };
 /// 8 KiB is the least that RFC 9112, section 3, asks to be taken for a request line alone (8000 bytes).
 const HEADER_BYTES: Size = Size { least: 8 << 10, most: 1 << 20 };
 /// Up to 64 MiB; a body is kept once for each call in flight.
@@ -638,7 +635,7 @@ static BALANCE: Table<Policies> = Table {
             "How much more than its share of the traffic an instance can carry, 1 to 10: nothing spills over to the next zone until fewer than one in so many is well.";
         panic_threshold: Number => balance.panic_threshold,
             "When a smaller share than this is well, 0 to 1, and can't carry the traffic, the checks are not believed (0 for never).";
-        slow_start: Time => balance.slow_start,
+        slow_start: START => balance.slow_start,
             "How long an instance that joined or returned takes to its full share; \"0s\" for at once.";
     }),
     tables: &[],
@@ -658,9 +655,10 @@ static CHECK: Table<Policies> = Table {
             "A regular expression that is found somewhere in the body of a good answer.";
         service: SERVICE => check.service, "The service that a `grpc` check asks about; the server as a whole if left out.";
         command: Command { is_optional: true } => check.command,
-            "The program of a `command` check, and its arguments. It learns whom to ask from the variables `SEAWORTHY_HOST` and `SEAWORTHY_PORT`.";
+            "The program of a `command` check, and its arguments. The variable `SEAWORTHY_ENDPOINT` tells it the `host:port` to ask.";
         interval: Time => timing.interval, "From the end of one check to the start of the next.";
-        unsure_interval: Time => timing.unsure_interval, "The same while an opinion is forming or changing; at most `interval`.";
+        unsure_interval: Time => timing.unsure_interval,
+            "The same while an opinion is forming or changing; at most `interval`, which it is by default if that is shorter.";
         jitter: Number => timing.jitter, "How far an interval may be from its length, as a share of it, 0 to 1.";
         timeout: Time => timing.timeout, "A check that takes this long has failed.";
         up: COUNT => timing.up, "How many good answers in a row bring it back.";
@@ -673,7 +671,7 @@ static DISCOVERY: Table<Policies> = Table {
     name: "discovery",
     doc: "How names (`dns://`, `srv://`) and files (`file:`) among its endpoints are watched. What was found last holds while nothing new can be.",
     fields: fields!(Policies {
-        resolvers: OrEmpty("system", ListOf(ADDRESS)) => discovery.resolvers,
+        resolvers: OrEmpty("system", ListOf(RESOLVER)) => discovery.resolvers,
             "The DNS servers that are asked, by address and port; those of the system by default.";
         ttl_floor: TTL => discovery.ttl_floor, "The shortest time between two questions for a name, however short its TTL.";
         ttl_ceiling: TTL => discovery.ttl_ceiling, "The longest time between two questions for a name, however long its TTL.";
@@ -698,6 +696,8 @@ pub(crate) static SUPERVISED: Table<Supervised> = Table {
         ready_timeout: PATIENCE => ready_timeout, "How long a replica may take to be ready before it is started anew.";
         memory: Or("off", MEMORY) => memory, "The most memory of one replica; it is killed past that, and started anew.";
         cpu: Or("off", CORES) => cpu, "The most cores of one replica, such as 0.5.";
+        drain: DRAIN => drain,
+            "How long a replica may go on with the calls that it has, when it is replaced, after it gets no new ones.";
         grace: DRAIN => grace, "How long a replica may take to end once it was told to (SIGTERM), before it is killed.";
         zone: PLACE => labels.zone, "The zone of its replicas; the proxy's if left out.";
         region: PLACE => labels.region, "The region of its replicas; the proxy's if left out.";
@@ -708,17 +708,11 @@ pub(crate) static SUPERVISED: Table<Supervised> = Table {
 
 static READY: Table<Supervised> = Table {
     name: "ready",
-    doc: "How a replica that was started is asked whether it is ready for calls.",
+    doc: "What counts as ready for calls. A replica that was started gets none before.",
     fields: fields!(Supervised {
-        kind: KIND => ready_kind, "As in an upstream's check.";
-        path: REQUEST_PATH => ready.path, "What an `http` check asks for.";
-        host: Or("endpoint", AUTHORITY) => ready.host, "The `Host` that is asked for.";
-        status: ListOf(Statuses) => ready.status, "The status codes of a good answer.";
-        body: Or("off", PATTERN) => ready.body, "A regular expression that is found in the body of a good answer.";
-        service: SERVICE => ready.service, "The service that a `grpc` check asks about.";
-        command: Command { is_optional: true } => ready.command, "The program of a `command` check, and its arguments.";
-        interval: ASKED_AGAIN => ready_interval, "From the end of one check to the start of the next.";
-        timeout: PATIENCE => ready_patience, "The longest time for one check.";
+        kind: OneOf(&[("tcp", false), ("http", true)]) => ready_is_http,
+            "Its port accepts a connection (`tcp`), or a GET request is answered with a status from 200 to 299 (`http`).";
+        path: REQUEST_PATH => ready_path, "What the request asks for.";
     }),
     tables: &[],
 };
@@ -727,10 +721,11 @@ static RESTART: Table<Supervised> = Table {
     name: "restart",
     doc: "When a replica that ended is started again.",
     fields: fields!(Supervised {
-        base: PATIENCE => restart.base, "The first wait, before jitter; it doubles with each further end until a replica has stayed.";
-        cap: PATIENCE => restart.cap, "The longest wait, before jitter.";
+        base: PATIENCE => restart.base,
+            "The first wait, half of it left to chance; it doubles with each further end until a replica has stayed.";
+        cap: PATIENCE => restart.cap, "The longest wait.";
         give_up: within(1, 10_000) => restart.give_up,
-            "So many restarts of one replica within `window` are enough: it is left alone until an operator starts it.";
+            "The most restarts of one replica within `window`; one more end, and it stays down until an operator starts it.";
         window: PATIENCE => restart.window, "How far back restarts count.";
     }),
     tables: &[],

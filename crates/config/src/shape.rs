@@ -21,7 +21,7 @@ use crate::value::Value;
 
 pub(crate) use topology::{
     AUTHORITY, Command, DATA, Environment, FOLDER, HASH_ON, NumberWithin, OrEmpty, PATTERN, PLACE,
-    REQUEST_PATH, SERVICE, SourceOf, Statuses, VARIABLE, WEIGHT,
+    REQUEST_PATH, RESOLVER, SERVICE, SourceOf, Statuses, VARIABLE, WEIGHT,
 };
 
 /// What is wrong with one value.

@@ -74,6 +74,33 @@ messages! {
     rules_point_at_what_was_written: "[upstream.a]\nendpoints = \"http://a\"\nbreaker.mode = \"observe\"\nbreaker.open_for = \"2m\"\nretry.mode = \"off\"\nretry.base = \"2s\"\n";
     no_budget_for_hedges: "[upstream.a]\nendpoints = [\"http://a\", \"http://b\"]\nhedge = { mode = \"enforce\", budget = { share = 0, per_second = 0 } }\n";
     endpoint_that_is_the_proxy_itself: "listen = \"0.0.0.0:80\"\n[upstream.a]\nendpoints = [\"http://a\", \"http://127.0.0.1\"]\n[upstream.b]\nendpoints = \"http://localhost:80\"\n[[route]]\nupstream = \"a\"\n[[route]]\npath = \"/b\"\nupstream = \"b\"\n";
+    bad_sources: "[upstream.a]\nendpoints = [\n  \"htp://a\",\n  \"https://a\",\n  \"dns://a.internal\",\n  \"dns://10.0.0.1:80\",\n  \"dns://a.internal:0\",\n  \"dns://a_:80\",\n  \"dns://-a:80\",\n  \"srv://shop.internal\",\n  \"srv://_http._tcp\",\n  \"srv://_http._tcp.shop.internal:80\",\n  \"file://shop/targets.json\",\n  \"file:\",\n  \"file:targets/\",\n  \"process://\",\n  \"process://my api\",\n  3,\n]\n";
+    bad_labels: "[upstream.a]\nendpoints = [\n  { url = \"http://a\", weight = 0 },\n  { url = \"http://b\", weight = \"2\" },\n  { url = \"http://c\", zone = \"eu west\" },\n  { url = \"http://d\", region = \"\u{e9}\", zone = 1 },\n  { zone = \"a\" },\n  { url = \"http://e\", wieght = 2 },\n  { url = \"http://f\", colour = \"red\" },\n  { url = \"https://g\" },\n]\n";
+    sources_listed_twice: "[upstream.a]\nendpoints = [\"dns://a:80\", { url = \"dns://A:80\", weight = 2 }, \"file:b.json\", \"file:b.json\"]\n";
+    no_endpoints_in_the_list: "[upstream.a]\nendpoints = []\n";
+    source_that_is_the_proxy_itself: "[upstream.a]\nendpoints = [\"http://b\", \"dns://localhost:8080\"]\n";
+    places_and_folders: "zone = \"eu/west\"\nregion = \"a b\"\ndata = \"seaworthy-data\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    unknown_process: "[process.api]\ncommand = \"./api\"\n[upstream.a]\nendpoints = [\"process://apj\", \"process://worker\"]\n";
+    warns_of_a_process_nobody_uses: "[process.api]\ncommand = \"./api\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    process_without_a_command: "[process.api]\nreplicas = 2\n[upstream.a]\nendpoints = \"process://api\"\n";
+    process_without_a_name: "[process]\ncommand = \"./api\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    process_is_not_a_table: "process = \"./api\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    process_with_an_odd_name: "[process.\"my api\"]\ncommand = \"./api\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    bad_commands: "[process.a]\ncommand = []\n[process.b]\ncommand = \"\"\n[process.c]\ncommand = \"./api --port 3000\"\n[process.d]\ncommand = [\"./api\", 3000]\n[process.e]\ncommand = 1\n[process.f]\ncommand = [\"\", \"x\"]\n[process.g]\ncommand = [\"a\\u0000\"]\n[upstream.a]\nendpoints = [\"process://a\", \"process://b\", \"process://c\", \"process://d\", \"process://e\", \"process://f\", \"process://g\"]\n";
+    bad_process: "[process.api]\ncommand = \"./api\"\ndir = \"\"\nreplicas = 0\nport_variable = \"MY PORT\"\nmemory = \"64kb\"\ncpu = 0\ngrace = \"2h\"\nweight = 2000\nready_timeout = \"0s\"\nenv = { \"A B\" = \"1\", C = 2 }\nready = { knd = \"http\" }\nrestart = { give_up = 0, retries = 3 }\n[upstream.a]\nendpoints = \"process://api\"\n";
+    process_at_odds_with_itself: "[process.api]\ncommand = \"./api\"\nenv = { PORT = \"3000\" }\nrestart.base = \"20s\"\n[upstream.a]\nendpoints = \"process://api\"\n";
+    warns_of_readiness_that_is_not_asked: "[process.api]\ncommand = \"./api\"\nready.path = \"/health\"\n[upstream.a]\nendpoints = \"process://api\"\n";
+    bad_check: "[upstream.a]\nendpoints = \"http://a\"\n[upstream.a.check]\nkind = \"htpp\"\npath = \"health\"\nhost = \"http://a\"\nport = 0\nstatus = [\"200-\", \"299-200\", \"2xx\", 99, true]\nbody = \"(ok\"\nservice = \"my service\"\ncommand = \"./check --fast\"\ninterval = 5\n";
+    rules_of_a_check: "[upstream.a]\nendpoints = \"http://a\"\n[upstream.a.check]\nkind = \"http\"\ninterval = \"500ms\"\nunsure_interval = \"1s\"\njitter = 2\ntimeout = \"0s\"\nup = 0\ndown = 0\n";
+    check_by_a_command_that_is_not_named: "[upstream.a]\nendpoints = \"http://a\"\ncheck.kind = \"command\"\n";
+    warns_of_a_check_that_does_not_look: "[upstream.a]\nendpoints = \"http://a\"\ncheck = { kind = \"grpc\", path = \"/health\", body = \"ok\" }\n";
+    rules_of_balance_and_outliers: "[upstream.a]\nendpoints = \"http://a\"\nbalance = { algorithm = \"fastest\", panic_threshold = 2, overprovision = 0.5, load_bound = 0, slow_start = \"48h\", hash_on = \"header:\" }\noutlier = { window = \"0s\", minimum_failures = 0, error_excess = 1, slow_factor = 1, minimum_calls = 0, max_ejected = 0 }\n";
+    sticking_to_nothing: "[upstream.a]\nendpoints = \"http://a\"\nbalance.algorithm = \"consistent_hash\"\n";
+    warns_of_sticking_that_the_algorithm_ignores: "[upstream.a]\nendpoints = \"http://a\"\nbalance.hash_on = \"cookie:session\"\n";
+    bad_discovery: "[upstream.a]\nendpoints = \"dns://a:80\"\ndiscovery = { resolvers = [\"10.0.0.2\"], ttl_floor = \"0s\", ttl_ceiling = \"48h\", file_poll = \"1ms\" }\n[upstream.b]\nendpoints = \"dns://b:80\"\ndiscovery.ttl_floor = \"2m\"\n[[route]]\nupstream = \"a\"\n[[route]]\npath = \"/b\"\nupstream = \"b\"\n";
+    warns_of_a_region_above_the_limit: "[upstream.a]\nendpoints = \"http://a\"\nlimit = { max_in_flight = 100, per_region = 500 }\n";
+    region_of_none: "[upstream.a]\nendpoints = \"http://a\"\nlimit.per_region = 0\n";
+    times_below_zero: "drain = \"-5s\"\n[limits]\nheader_bytes = \"-8KiB\"\n[upstream.a]\nendpoints = \"http://a\"\n";
     tabs_and_wide_letters: "[upstream.a]\n\tendpoints = [\"http://ä\",\t\"http://ö\"] # \u{1F6A2}\n";
 }
 

@@ -4,16 +4,14 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use seaworthy_core::gate::health;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{UpstreamDraft, quoted, valid};
 use crate::address::Endpoint;
-use crate::checks;
-use crate::health::{Check, CheckKind};
+use crate::health::Check;
 use crate::nearest::nearest;
-use crate::process::Process;
+use crate::process::{Process, Ready};
 use crate::reader::{At, Level, Marks, Reader};
 use crate::settings::{Policies, Proxy, SUPERVISED, Supervised};
 use crate::shape::described;
@@ -96,20 +94,9 @@ fn consistent(reader: &mut Reader<'_>, path: &str, draft: &ProcessDraft) {
         let remedy = "remove it, or let port_variable name another";
         reader.error(&place(&["env"]), message, remedy);
     }
-    if settings.ready_kind == CheckKind::Command
-        && settings.ready.command.is_empty()
-        && marks.own("ready.command").is_none()
-    {
-        let message = format!("{path}.ready.kind is \"command\", and ready.command names no program");
-        reader.error(&place(&["ready.kind"]), message, "write command = [\"./is-ready\"] below it");
-    }
-    for key in checks::unasked(settings.ready_kind) {
-        if let Some(mark) = marks.own(&join("ready", key)) {
-            let kind = settings.ready_kind.name();
-            let message =
-                format!("{path}.ready.{key} is set, and a check of kind {kind:?} does not look at it");
-            reader.warn(&mark.span, message, "remove it, or change kind");
-        }
+    if let Some(mark) = marks.own("ready.path").filter(|_| !settings.ready_is_http) {
+        let message = format!("{path}.ready.path is set, and ready.kind is \"tcp\"");
+        reader.warn(&mark.span, message, "nothing is asked for; write kind = \"http\", or remove it");
     }
 }
 
@@ -156,6 +143,9 @@ pub(super) fn references(reader: &mut Reader<'_>, upstreams: &[UpstreamDraft], p
     // A name that leads nowhere may have been meant for the one that nobody names.
     for (process, _) in processes.iter().zip(used).filter(|(_, used)| !used && !unknown) {
         let name = &process.name;
+        if !is_plain(name) {
+            continue;
+        }
         let message = format!("no upstream takes its instances from process.{name}");
         let remedy = format!("write endpoints = \"process://{name}\" in an upstream, or remove it");
         reader.warn(&process.header, message, remedy);
@@ -193,38 +183,34 @@ pub(super) fn sources(file: &str, written: Vec<Written>, processes: &[Process]) 
 }
 
 /// A process as it is run. What is not said of its place is as for the proxy, which runs on the same machine.
-pub(super) fn built(
-    reader: &mut Reader<'_>,
-    file: &str,
-    proxy: &Proxy,
-    draft: ProcessDraft,
-) -> Option<Process> {
-    let ProcessDraft { name, header, settings, .. } = draft;
-    let timing = health::Config {
-        interval: settings.ready_interval,
-        unsure_interval: settings.ready_interval,
-        timeout: settings.ready_patience,
-        up: 1,
-        down: 1,
-        ..health::Config::default()
-    };
+pub(super) fn built(file: &str, proxy: &Proxy, draft: ProcessDraft) -> Process {
+    let ProcessDraft { name, settings, .. } = draft;
     let Labels { zone, region, weight } = settings.labels;
     let or = |place: String, default: &String| if place.is_empty() { default.clone() } else { place };
-    Some(Process {
+    Process {
         name,
         command: settings.command,
         env: settings.env,
         dir: settings.dir.map(|dir| beside(file, &dir)),
         replicas: settings.replicas,
         port_variable: settings.port_variable,
-        ready: settings.ready.check(settings.ready_kind, valid(reader, &header, timing)?),
+        ready: if settings.ready_is_http { Ready::Http { path: settings.ready_path } } else { Ready::Tcp },
         ready_timeout: settings.ready_timeout,
         memory: settings.memory,
         cpu: settings.cpu,
         restart: settings.restart,
+        drain: settings.drain,
         grace: settings.grace,
         labels: Labels { zone: or(zone, &proxy.zone), region: or(region, &proxy.region), weight },
-    })
+    }
+}
+
+/// Whoever wants checks often and says nothing of the unsure ones wants those no less often.
+pub(super) fn hurry(policies: &mut Policies, marks: &Marks) {
+    let timing = &mut policies.timing;
+    if marks.get("check.unsure_interval").is_none() {
+        timing.unsure_interval = timing.unsure_interval.min(timing.interval);
+    }
 }
 
 /// The check of an upstream, if it has one.

@@ -1,6 +1,7 @@
 //! How places, checks and programs are written.
 
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -29,11 +30,11 @@ pub(crate) const DATA: Parsed<PathBuf> = Parsed {
             Err((format!("is {text:?}, which is relative"), DATA_REMEDY))
         }
     },
-    show: shown_path,
+    show: |path| path.display().to_string(),
 };
 /// A folder, as any path.
 pub(crate) const FOLDER: Parsed<PathBuf> =
-    Parsed { noun: "path", remedy: FOLDER_REMEDY, parse: folder, show: shown_path };
+    Parsed { noun: "path", remedy: FOLDER_REMEDY, parse: folder, show: |path| path.display().to_string() };
 /// The path of a request.
 pub(crate) const REQUEST_PATH: Parsed<String> = Parsed {
     noun: "path",
@@ -78,6 +79,16 @@ pub(crate) const PATTERN: Parsed<Pattern> = Parsed {
         Pattern::parse(text).map_err(|error| (problem(error), PATTERN_REMEDY))
     },
     show: |pattern| pattern.as_str().to_owned(),
+};
+/// A DNS server.
+pub(crate) const RESOLVER: Parsed<SocketAddr> = Parsed {
+    noun: "address",
+    remedy: RESOLVER_REMEDY,
+    parse: |text| {
+        let error = |_| (format!("is {text:?}, which is not an IP address with a port"), RESOLVER_REMEDY);
+        text.parse().map_err(error)
+    },
+    show: ToString::to_string,
 };
 /// What calls stick to.
 pub(crate) const HASH_ON: Parsed<HashOn> = Parsed {
@@ -204,7 +215,7 @@ fn part<S: Shape>(
     let before = problems.len();
     let read = shape.read(value, problems);
     for problem in &mut problems[before..] {
-        problem.problem = format!("holds {key} that {}", problem.problem);
+        problem.problem = format!("holds a {key} that {}", problem.problem);
     }
     read
 }
@@ -237,7 +248,11 @@ impl Shape for Command {
         for word in &words {
             match word.get_ref().as_str() {
                 Some(text) if text.contains('\0') => {
-                    return fail(word.span(), "holds a NUL".to_owned(), COMMAND_REMEDY);
+                    return fail(
+                        word.span(),
+                        "holds a NUL".to_owned(),
+                        "no argument can hold it; leave it out",
+                    );
                 }
                 Some(text) => command.push(text.to_owned()),
                 None => {
@@ -432,10 +447,6 @@ fn folder(text: &str) -> Result<PathBuf, (String, &'static str)> {
     fits.then(|| PathBuf::from(text)).ok_or_else(|| (format!("is {text:?}"), FOLDER_REMEDY))
 }
 
-fn shown_path(path: &PathBuf) -> String {
-    Path::display(path).to_string()
-}
-
 /// A name that every shell and program can read (POSIX.1-2017, section 8.1, in either case).
 fn variable(text: &str) -> Result<String, (String, &'static str)> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
@@ -449,6 +460,7 @@ fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || mark(b))
 }
 
+const RESOLVER_REMEDY: &str = "write an IP address and a port, such as \"10.0.0.2:53\"";
 const LABELS: [&str; 4] = ["url", "zone", "region", "weight"];
 const PLACE_REMEDY: &str =
     "write a name such as \"eu-west-1a\": letters, digits, - and _, at most 64 of them";
