@@ -116,7 +116,7 @@ enum Kind {
 ///
 /// `x = n ln 2 + r`, so that `exp(-x) = 2^-n exp(-r)` with `r` in `[0, ln 2)`, where the Taylor series reaches f64's
 /// precision within 16 terms (0.7^16 / 16! < 2^-52).
-fn exp_minus(x: f64) -> f64 {
+pub(super) fn exp_minus(x: f64) -> f64 {
     let halvings = x / core::f64::consts::LN_2;
     // Below 2^-1022 comes what f64 only holds with less precision; nobody misses it.
     if halvings >= 1022.0 {

@@ -2,9 +2,11 @@
 //!
 //! * [`window`]: how many calls failed or were slow, of late;
 //! * [`quantile`]: how long calls take, including those that were cut off;
-//! * [`ewma`]: one latency, the recent weighing more.
+//! * [`ewma`]: one latency, the recent weighing more;
+//! * [`log`]: logarithms, for the typical value of what spreads over orders of magnitude.
 
 pub mod ewma;
+pub mod log;
 pub mod quantile;
-mod slices;
+pub(crate) mod slices;
 pub mod window;

@@ -13,7 +13,7 @@ use crate::{Instant, nanos};
 
 /// The time line of a window cut into `count` slices; the contents are the owner's.
 #[derive(Clone, Debug)]
-pub(super) struct Slices {
+pub(crate) struct Slices {
     /// Length of a slice in nanoseconds, at least 1.
     width: u64,
     count: usize,
@@ -25,14 +25,14 @@ pub(super) struct Slices {
 
 impl Slices {
     /// `span` cut into `count` slices (at least 1 each).
-    pub(super) fn new(span: Duration, count: usize) -> Self {
+    pub(crate) fn new(span: Duration, count: usize) -> Self {
         let count = count.max(1);
         Self { width: (nanos(span) / count as u64).max(1), count, newest: 0, head: 0 }
     }
 
     /// Moves on to `now`, calling `empty` with the place of each slice that begins anew, and returns the place of the
     /// slice that `now` falls into.
-    pub(super) fn roll(&mut self, now: Instant, mut empty: impl FnMut(usize)) -> usize {
+    pub(crate) fn roll(&mut self, now: Instant, mut empty: impl FnMut(usize)) -> usize {
         let target = now.as_nanos() / self.width;
         if target > self.newest {
             let steps = (target - self.newest).min(self.count as u64);
@@ -48,14 +48,14 @@ impl Slices {
     }
 
     /// The places of the slices that still count at `now`, newest first.
-    pub(super) fn live(&self, now: Instant) -> impl Iterator<Item = usize> + Clone + use<> {
+    pub(crate) fn live(&self, now: Instant) -> impl Iterator<Item = usize> + Clone + use<> {
         let gone = (now.as_nanos() / self.width).saturating_sub(self.newest).min(self.count as u64) as usize;
         let (head, count) = (self.head, self.count);
         (0..count - gone).map(move |back| (head + count - back) % count)
     }
 
     /// Whether every slice still counts at `now`.
-    pub(super) const fn is_current(&self, now: Instant) -> bool {
+    pub(crate) const fn is_current(&self, now: Instant) -> bool {
         now.as_nanos() / self.width <= self.newest
     }
 }
