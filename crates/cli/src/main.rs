@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod demo;
+mod exec_child;
 mod failure;
 mod out;
 mod run;
@@ -31,6 +32,8 @@ enum Command {
     Simulate(simulate::Args),
     #[command(hide = true)]
     DemoService(demo::service::Args),
+    #[command(hide = true)]
+    ExecChild(exec_child::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::main(&args),
         Command::Simulate(args) => simulate::main(&args),
         Command::DemoService(args) => demo::service::main(&args),
+        Command::ExecChild(args) => exec_child::main(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -39,6 +39,7 @@ mod listen;
 mod names;
 mod outgoing;
 mod pool;
+pub mod process;
 mod proxy;
 mod site;
 mod socket;

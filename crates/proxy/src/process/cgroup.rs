@@ -161,19 +161,23 @@ const PERIOD_US: u32 = 100_000;
 const LEAST_QUOTA_US: u32 = 1_000;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A folder laid out like a cgroup. It behaves like files, not like the kernel.
-    struct Layout(PathBuf);
+    pub(in crate::process) struct Layout(PathBuf);
 
     impl Layout {
-        fn new(name: &str, controllers: &str, handed_down: &str) -> Self {
+        pub(in crate::process) fn new(name: &str, controllers: &str, handed_down: &str) -> Self {
             let base = std::env::temp_dir().join(format!("seaworthy-cgroup-{name}-{}", std::process::id()));
             fs::create_dir_all(&base).unwrap();
             fs::write(base.join(CONTROLLERS), controllers).unwrap();
             fs::write(base.join("cgroup.subtree_control"), handed_down).unwrap();
             Self(base)
+        }
+
+        pub(in crate::process) fn cgroups(&self) -> Cgroups {
+            Cgroups::at(self.0.clone()).unwrap()
         }
 
         fn read(&self, file: &str) -> String {
@@ -194,19 +198,19 @@ mod tests {
     #[test]
     fn controllers_are_handed_down_once() {
         let layout = Layout::new("down", "cpuset cpu io memory pids\n", "");
-        let cgroups = Cgroups::at(layout.0.clone()).unwrap();
+        let cgroups = layout.cgroups();
         assert!(cgroups.memory && cgroups.cpu);
         assert_eq!(layout.read("cgroup.subtree_control"), "+memory +cpu");
 
         let layout = Layout::new("had", "cpu memory\n", "memory cpu\n");
-        Cgroups::at(layout.0.clone()).unwrap();
+        layout.cgroups();
         assert_eq!(layout.read("cgroup.subtree_control"), "memory cpu\n");
     }
 
     #[test]
     fn limits_are_written_as_the_kernel_reads_them() {
         let layout = Layout::new("limits", "cpu memory", "cpu memory");
-        let cgroups = Cgroups::at(layout.0.clone()).unwrap();
+        let cgroups = layout.cgroups();
         let group = cgroups.make("api-1", Some(64 << 20), Some(0.25)).unwrap();
         assert_eq!(layout.read(&in_group("memory.max")), "67108864");
         assert_eq!(layout.read(&in_group("cpu.max")), "25000 100000");
@@ -216,7 +220,7 @@ mod tests {
     #[test]
     fn a_kill_for_want_of_memory_is_noticed_and_an_old_one_is_not() {
         let layout = Layout::new("oom", "memory", "memory");
-        let cgroups = Cgroups::at(layout.0.clone()).unwrap();
+        let cgroups = layout.cgroups();
         let events = layout.0.join(in_group("memory.events"));
         let first = cgroups.make("api-1", Some(1), None).unwrap();
         assert!(!first.ran_out_of_memory());

@@ -4,6 +4,7 @@
 //! waited for, while its number can't be anybody else's.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
@@ -37,8 +38,8 @@ pub(super) struct Child {
     /// What the shim has to say, until it was read.
     report: Option<StdStream>,
     readers: Vec<JoinHandle<()>>,
-    /// The last line of stderr.
-    last: Rc<RefCell<String>>,
+    /// The last lines of stderr.
+    last: Rc<RefCell<VecDeque<String>>>,
     cgroup: Option<Group>,
     memory: Option<u64>,
     /// How it ended, once it was waited for; from then on its number may be another's.
@@ -95,7 +96,9 @@ impl Child {
         let last = Rc::clone(&self.last);
         let heard = move |heard| {
             if let (Stream::Err, Heard::Line(line, _)) = (stream, &heard) {
-                last.borrow_mut().clone_from(line);
+                let mut last = last.borrow_mut();
+                last.truncate(LAST_LINES - 1);
+                last.push_front(line.chars().take(LONGEST_LAST_LINE).collect());
             }
             tell(stream, heard);
         };
@@ -152,9 +155,9 @@ impl Child {
         self.ended().await
     }
 
-    /// The last line of its stderr so far.
-    pub(super) fn last_line(&self) -> String {
-        self.last.borrow().clone()
+    /// The last lines of its stderr so far.
+    pub(super) fn last_lines(&self) -> String {
+        self.last.borrow().iter().rev().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
     /// To its whole process group, as long as the number is its own.
@@ -217,7 +220,7 @@ impl Child {
         {
             return Cause::OutOfMemory { limit };
         }
-        let last = self.last_line();
+        let last = self.last_lines();
         match (status.code(), status.signal()) {
             (Some(code), _) => Cause::Exited { code, last },
             (None, Some(signal)) => Cause::Signalled { signal, last },
@@ -259,6 +262,10 @@ fn command(plan: &Plan<'_>) -> Command {
     command
 }
 
+/// Lines of stderr that are told as last words. Programs often end with one that helps nobody, and say why before it.
+const LAST_LINES: usize = 3;
+/// Characters of each of them.
+const LONGEST_LAST_LINE: usize = 200;
 /// Words of the shim that are read: a path can have 4096 bytes.
 const LONGEST_REPORT: u64 = 16 * 1024;
 /// How long after its end a child is listened to. What is in its pipes is read in a few milliseconds.

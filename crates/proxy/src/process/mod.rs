@@ -53,7 +53,7 @@ use seaworthy_core::{Instant, Rng as _, Seeded};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, spawn_local};
 
-pub use ready::Ready;
+pub use seaworthy_config::Ready;
 pub use shim::{ShimError, exec_child};
 pub use state::{Cause, Enforced, Event, Limits, Replica, Snapshot, State, Stream, What};
 
@@ -119,6 +119,29 @@ impl Default for Settings {
             give_up_window: Duration::from_secs(60),
             drain: Duration::from_secs(10),
             grace: Duration::from_secs(10),
+        }
+    }
+}
+
+impl From<&seaworthy_config::Process> for Settings {
+    fn from(process: &seaworthy_config::Process) -> Self {
+        Self {
+            name: process.name.clone(),
+            command: process.command.clone(),
+            env: process.env.clone(),
+            dir: process.dir.clone(),
+            replicas: process.replicas,
+            port_variable: process.port_variable.clone(),
+            ready: process.ready.clone(),
+            ready_timeout: process.ready_timeout,
+            memory: process.memory,
+            cpu: process.cpu,
+            restart_base: process.restart.base,
+            restart_cap: process.restart.cap,
+            give_up: process.restart.give_up,
+            give_up_window: process.restart.window,
+            drain: process.drain,
+            grace: process.grace,
         }
     }
 }
@@ -238,7 +261,8 @@ impl Supervisor {
         }
     }
 
-    /// Stops every replica, all at the same time: SIGTERM, after its grace SIGKILL. Returns when all are gone.
+    /// Stops every replica, all at the same time: SIGTERM, after its grace SIGKILL. Returns when all are gone; called
+    /// a second time meanwhile, at once.
     pub async fn stop_all(&self) {
         self.stop.send_replace(true);
         let tasks = self.tasks.take();
@@ -393,3 +417,67 @@ fn rules(settings: &Settings) -> Rules {
 
 /// Why nothing but a cgroup limits processor time.
 const NO_CPU_LIMIT: &str = "only a cgroup limits a share of processor time (RLIMIT_CPU is a total, after which the process is killed)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cgroup::tests::Layout;
+
+    fn house(cgroups: Result<Cgroups, String>) -> House {
+        let shim = Shim::ourselves("exec-child");
+        House { shim, ports: Ports::new(1), cgroups, clock: Clock::new(), tell: Box::new(|_| ()) }
+    }
+
+    fn limited() -> Settings {
+        Settings { name: "api".into(), memory: Some(1 << 30), cpu: Some(0.5), ..Settings::default() }
+    }
+
+    #[test]
+    fn a_cgroup_keeps_the_limits_where_there_is_one() {
+        let layout = Layout::new("house", "cpu memory", "cpu memory");
+        let (limits, group) = house(Ok(layout.cgroups())).limit(&limited(), 1);
+        assert!(group.is_some());
+        assert_eq!(limits.memory, Some((1 << 30, Enforced::Cgroup)));
+        assert_eq!(limits.cpu, Some((0.5, Enforced::Cgroup)));
+        assert_eq!(limits.without_cgroup, None);
+    }
+
+    #[test]
+    fn each_limit_is_kept_by_what_there_is() {
+        let layout = Layout::new("house-half", "memory", "memory");
+        let (limits, _) = house(Ok(layout.cgroups())).limit(&limited(), 1);
+        assert_eq!(limits.memory, Some((1 << 30, Enforced::Cgroup)));
+        assert!(
+            matches!(&limits.cpu, Some((_, Enforced::Not { why })) if why.ends_with("the cpu controller is not there"))
+        );
+
+        let (limits, group) = house(Err("nothing here".into())).limit(&limited(), 1);
+        assert!(group.is_none());
+        assert_eq!(limits.memory, Some((1 << 30, Enforced::AddressSpace)));
+        assert!(matches!(&limits.cpu, Some((_, Enforced::Not { why })) if why.ends_with("nothing here")));
+        assert_eq!(limits.without_cgroup.as_deref(), Some("nothing here"));
+    }
+
+    #[test]
+    fn who_asks_for_no_limit_gets_none() {
+        let (limits, group) = house(Err("nothing here".into())).limit(&Settings::default(), 1);
+        assert_eq!(limits, Limits::default());
+        assert!(group.is_none());
+    }
+
+    #[test]
+    fn settings_are_what_the_configuration_says() {
+        let text = "listen = \"127.0.0.1:0\"\n\
+            [upstream.api]\nendpoints = [\"process://api\"]\n[[route]]\nupstream = \"api\"\n\
+            [process.api]\ncommand = [\"./api\", \"-v\"]\nreplicas = 3\nmemory = \"64MiB\"\ngrace = \"3s\"\n\
+            drain = \"4s\"\nready = { kind = \"http\", path = \"/up\" }\n\
+            [process.api.restart]\ngive_up = 7\n";
+        let config = seaworthy_config::Config::from_toml("test.toml", text).unwrap();
+        let settings = Settings::from(&config.processes[0]);
+        assert_eq!((settings.name.as_str(), settings.replicas, settings.give_up), ("api", 3, 7));
+        assert_eq!(settings.command, ["./api", "-v"]);
+        assert_eq!((settings.memory, settings.cpu), (Some(64 << 20), None));
+        assert_eq!((settings.grace, settings.drain), (Duration::from_secs(3), Duration::from_secs(4)));
+        assert_eq!(settings.ready, Ready::Http { path: "/up".into() });
+    }
+}

@@ -4,22 +4,10 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use seaworthy_config::Ready;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-
-/// What counts as ready.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum Ready {
-    /// Its port accepts a connection.
-    Tcp,
-    /// A GET of this path is answered with a status from 200 to 299.
-    Http {
-        /// From its `/` on.
-        path: String,
-    },
-}
 
 /// Returns once a check succeeds.
 pub(super) async fn wait(port: u16, how: &Ready) {
@@ -52,9 +40,9 @@ fn is_success(head: &[u8; STATUS]) -> bool {
 
 /// The bytes of `HTTP/1.1 200`.
 const STATUS: usize = 12;
-/// From one check to the next: much less than a program takes to start, so that the wait for readiness adds little to it.
+/// From the end of one check to the start of the next: much less than a program takes to start, so that waiting adds little to it.
 const EVERY: Duration = Duration::from_millis(50);
-/// How long one check may take. An address on this machine answers in microseconds or is not ready.
+/// The longest time for one check. What is ready answers its own machine in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -257,7 +257,7 @@ async fn becomes_ready(child: &mut Child, port: u16, settings: &Settings) -> Res
         Ok(ready) => ready,
         Err(_) => {
             child.kill().await;
-            Err(Cause::NotReady { within: settings.ready_timeout, last: child.last_line() })
+            Err(Cause::NotReady { within: settings.ready_timeout, last: child.last_lines() })
         }
     }
 }

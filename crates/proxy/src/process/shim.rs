@@ -164,7 +164,7 @@ impl fmt::Display for ShimError {
             Self::Command { program, dir, source } => {
                 let name = Path::new(program);
                 write!(f, "can't run `{}`", name.display())?;
-                match (name.components().count() > 1, dir) {
+                match (program.as_encoded_bytes().contains(&b'/'), dir) {
                     (false, _) => f.write_str(" (looked for in PATH)")?,
                     (true, Some(dir)) if name.is_relative() => {
                         write!(f, " (from the folder {})", dir.display())?

@@ -108,21 +108,21 @@ pub enum Cause {
     NotReady {
         /// The time that it had.
         within: Duration,
-        /// The last line that it wrote to stderr; empty if there was none.
+        /// The last lines that it wrote to stderr, three at most and without what is long in them.
         last: String,
     },
     /// It ended itself.
     Exited {
         /// With this code.
         code: i32,
-        /// The last line that it wrote to stderr; empty if there was none.
+        /// The last lines that it wrote to stderr, three at most and without what is long in them.
         last: String,
     },
     /// A signal ended it that the supervisor had not sent.
     Signalled {
         /// Its number.
         signal: i32,
-        /// The last line that it wrote to stderr; empty if there was none.
+        /// The last lines that it wrote to stderr, three at most and without what is long in them.
         last: String,
     },
     /// The kernel killed it at its memory limit. Told only where a cgroup limits it: at an address-space limit an allocation
@@ -158,7 +158,7 @@ impl fmt::Display for Cause {
                 last
             }
         };
-        if last.is_empty() { Ok(()) } else { write!(f, "; its last line: {last:?}") }
+        if last.is_empty() { Ok(()) } else { write!(f, "; its last lines: {last:?}") }
     }
 }
 
