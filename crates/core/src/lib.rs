@@ -5,12 +5,15 @@
 //! library, the proxy and the simulator drive the same code, which is why what the simulator shows is what the
 //! proxy does.
 //!
-//! Two shapes cover everything:
+//! A few shapes cover everything:
 //!
 //! * a **gate** answers *may this start?* for what many calls share: [`gate::breaker`], [`gate::limit`],
 //!   [`gate::bulkhead`];
 //! * a **call** answers *what next?* for one call through timeout, retry, hedge, fallback and deadline:
-//!   [`call::Call`].
+//!   [`call::Call`];
+//! * an **opinion** is formed of endpoints: by checks ([`gate::health`]), by comparison ([`gate::outlier`]), by an operator
+//!   ([`evacuate`]);
+//! * **balance** answers *where to?*, from these opinions: [`balance::Picker`].
 #![no_std]
 
 extern crate alloc;
