@@ -191,10 +191,11 @@ fn upstreams(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<UpstreamDraft> 
         });
         let at = At { path: "defaults", below: "", level: Level::Defaults };
         reader.fill(&POLICIES, table, &at, &mut defaults, &mut marks);
-        topology::hurry(&mut defaults, &marks);
         let header = key.span();
+        let mut hurried = defaults.clone();
+        topology::hurry(&mut hurried, &marks);
         let scope =
-            Scope { path: "defaults", header: &header, policies: &defaults, marks: &marks, endpoints: None };
+            Scope { path: "defaults", header: &header, policies: &hurried, marks: &marks, endpoints: None };
         findings = checks::policies(reader, &scope, &[]);
     }
     let Some((at, value)) = root.get_key_value("upstream") else {

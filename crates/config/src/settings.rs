@@ -694,7 +694,7 @@ pub(crate) static SUPERVISED: Table<Supervised> = Table {
         replicas: within(1, 1000) => replicas, "How many of it run at a time.";
         port_variable: VARIABLE => port_variable, "The variable that tells each replica the port to listen on, on 127.0.0.1.";
         ready_timeout: PATIENCE => ready_timeout, "How long a replica may take to be ready before it is started anew.";
-        memory: Or("off", MEMORY) => memory, "The most memory of one replica; it is killed past that, and started anew.";
+        memory: Or("off", MEMORY) => memory, "The most memory of one replica. Past that it is killed (cgroup v2) or refused more (rlimits), whichever the system offers.";
         cpu: Or("off", CORES) => cpu, "The most cores of one replica, such as 0.5.";
         drain: DRAIN => drain,
             "How long a replica may go on with the calls that it has, when it is replaced, after it gets no new ones.";

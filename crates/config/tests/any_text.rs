@@ -1,9 +1,11 @@
 //! No text makes it panic, and whatever it accepts can be used.
 
 use proptest::prelude::*;
-use seaworthy_config::Config;
+use seaworthy_config::{Config, Where};
 
 const SHOP: &str = include_str!("../../../examples/shop.toml");
+const TOPOLOGY: &str = include_str!("../../../examples/topology.toml");
+const PROCESSES: &str = include_str!("../../../examples/processes.toml");
 
 /// What must hold for any text.
 fn try_it(text: &str) {
@@ -11,6 +13,11 @@ fn try_it(text: &str) {
         Ok(config) => {
             assert!(!config.listen.is_empty() && !config.upstreams.is_empty() && !config.routes.is_empty());
             assert!(config.routes.iter().all(|route| route.upstream < config.upstreams.len()));
+            let sources = config.upstreams.iter().flat_map(|upstream| &upstream.sources);
+            for source in sources.map(|source| &source.at) {
+                assert!(!matches!(source, Where::Process(at) if *at >= config.processes.len()), "{source:?}");
+            }
+            assert!(config.upstreams.iter().all(|upstream| !upstream.sources.is_empty()));
             assert!(!config.effective.to_string().is_empty());
         }
         Err(mistakes) => {
@@ -29,7 +36,11 @@ fn try_it(text: &str) {
 
 /// A piece of a configuration: a line, a token or an odd character.
 fn piece() -> impl Strategy<Value = String> {
-    let lines: Vec<String> = SHOP.lines().map(|line| format!("{line}\n")).collect();
+    let lines: Vec<String> = [SHOP, TOPOLOGY, PROCESSES]
+        .iter()
+        .flat_map(|text| text.lines())
+        .map(|line| format!("{line}\n"))
+        .collect();
     let odd = [
         "[",
         "]",
@@ -60,6 +71,14 @@ fn piece() -> impl Strategy<Value = String> {
         "1979-05-27",
         "[[",
         "route",
+        "[process.a]\n",
+        "{ url = ",
+        "\"process://a\"",
+        "\"dns://\"",
+        "\"srv://_._.\"",
+        "\"file:\"",
+        "\"(?\"",
+        "\"9-1\"",
     ];
     prop_oneof![
         3 => proptest::sample::select(lines),
@@ -84,6 +103,14 @@ proptest! {
         let start = (0..=at).rev().find(|i| SHOP.is_char_boundary(*i)).unwrap();
         let end = (at + cut..=SHOP.len()).find(|i| SHOP.is_char_boundary(*i)).unwrap_or(SHOP.len());
         try_it(&format!("{}{piece}{}", &SHOP[..start], &SHOP[end..]));
+    }
+
+    #[test]
+    fn another_valid_file_with_a_piece_replaced(at in 0..TOPOLOGY.len(), cut in 0..40usize, piece in piece()) {
+        let text = TOPOLOGY;
+        let start = (0..=at).rev().find(|i| text.is_char_boundary(*i)).unwrap();
+        let end = (at + cut..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len());
+        try_it(&format!("{}{piece}{}\n{PROCESSES}", &text[..start], &text[end..]));
     }
 
     #[test]

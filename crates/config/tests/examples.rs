@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use seaworthy_config::{Config, Host, Mistakes};
+use seaworthy_config::{Config, Host, Mistakes, Origin};
 
 fn example(name: &str) -> Result<Config, Mistakes> {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name);
@@ -56,22 +56,54 @@ fn five_mistakes_are_found_at_once() {
     insta::assert_snapshot!(mistakes);
 }
 
+#[test]
+fn mistakes_about_places_are_found_at_once() {
+    let mistakes = example("topology-mistakes.toml").unwrap_err();
+    assert_eq!((mistakes.errors.len(), mistakes.warnings.len()), (11, 0));
+    insta::assert_snapshot!(mistakes);
+}
+
+#[test]
+fn what_is_in_force_with_processes() {
+    let config = example("processes.toml").unwrap();
+    assert_eq!(config.warnings, []);
+    let told = config.effective.settings.iter().filter(|setting| !matches!(setting.origin, Origin::Default));
+    let told: String = told.map(|s| format!("{} = {}  # {}\n", s.path, s.value, s.origin)).collect();
+    insta::assert_snapshot!(told);
+}
+
 /// The listing of what is in force is itself a configuration, and means the same.
 #[test]
 fn what_is_in_force_can_be_written_back() {
-    let shop = example("shop.toml").unwrap();
-    let settings = shop.effective.settings.iter();
+    for name in ["shop.toml", "topology.toml"] {
+        let example = example(name).unwrap();
+        assert_eq!(example.warnings, []);
+        let text = written_back(&example);
+        let again = Config::from_toml(&format!("examples/{name}"), &text);
+        let again = again.unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"));
+        assert_eq!((again.upstreams, again.routes), (example.upstreams, example.routes));
+        assert_eq!((again.listen, again.limits, again.log), (example.listen, example.limits, example.log));
+        assert_eq!((again.zone, again.region, again.data), (example.zone, example.region, example.data));
+    }
+}
+
+fn written_back(config: &Config) -> String {
+    let settings = config.effective.settings.iter();
     let (routes, others): (Vec<_>, Vec<_>) = settings.partition(|setting| setting.path.starts_with("route."));
     let mut text: String = others.iter().map(|s| format!("{} = {}\n", s.path, s.value)).collect();
-    for route in &shop.routes {
-        let prefix = format!("route.{}.", route.name);
+    for route in &config.routes {
+        let prefix = format!("route.{}.", quoted(&route.name));
         let own = routes.iter().filter_map(|s| Some((s.path.strip_prefix(&prefix)?, s.value.to_string())));
         let lines = own.filter(|(_, value)| value != "[]").map(|(key, value)| format!("{key} = {value}\n"));
         text.push_str(&format!("[[route]]\n{}", lines.collect::<String>()));
     }
-    let again = Config::from_toml("again", &text).unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"));
-    assert_eq!((again.upstreams, again.routes), (shop.upstreams, shop.routes));
-    assert_eq!((again.listen, again.limits, again.log), (shop.listen, shop.limits, shop.log));
+    text
+}
+
+/// A key as the listing writes it.
+fn quoted(name: &str) -> String {
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if plain { name.to_owned() } else { format!("{name:?}") }
 }
 
 #[test]

@@ -80,6 +80,7 @@ messages! {
     no_endpoints_in_the_list: "[upstream.a]\nendpoints = []\n";
     source_that_is_the_proxy_itself: "[upstream.a]\nendpoints = [\"http://b\", \"dns://localhost:8080\"]\n";
     places_and_folders: "zone = \"eu/west\"\nregion = \"a b\"\ndata = \"seaworthy-data\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    warns_of_a_weight_beside_those_of_records: "[upstream.a]\nendpoints = { url = \"srv://_http._tcp.a\", weight = 2 }\n";
     unknown_process: "[process.api]\ncommand = \"./api\"\n[upstream.a]\nendpoints = [\"process://apj\", \"process://worker\"]\n";
     warns_of_a_process_nobody_uses: "[process.api]\ncommand = \"./api\"\n[upstream.a]\nendpoints = \"http://a\"\n";
     process_without_a_command: "[process.api]\nreplicas = 2\n[upstream.a]\nendpoints = \"process://api\"\n";

@@ -120,9 +120,15 @@ pub(super) fn loops(reader: &mut Reader<'_>, proxy: &Proxy, upstreams: &[Upstrea
 pub(super) fn references(reader: &mut Reader<'_>, upstreams: &[UpstreamDraft], processes: &[ProcessDraft]) {
     let names = || processes.iter().map(|process| process.name.as_str());
     let mut used = vec![false; processes.len()];
-    let mut unknown = false;
+    // What could not be read, or leads nowhere, may have been meant for the one that nobody names.
+    let mut unknown = upstreams.iter().any(|upstream| upstream.addresses.endpoints.is_empty());
     for upstream in upstreams {
         for written in &upstream.addresses.endpoints {
+            if matches!(written.at, Spelt::Srv(_)) && written.weight.is_some() {
+                let message =
+                    format!("upstream.{}.endpoints holds {} with a weight", upstream.name, written.at);
+                reader.warn(&written.span, message, "SRV records bring weights of their own; leave it out");
+            }
             let Spelt::Process(wanted) = &written.at else { continue };
             if let Some(at) = names().position(|name| name == wanted) {
                 used[at] = true;
@@ -140,7 +146,6 @@ pub(super) fn references(reader: &mut Reader<'_>, upstreams: &[UpstreamDraft], p
             reader.error(&written.span, message, remedy);
         }
     }
-    // A name that leads nowhere may have been meant for the one that nobody names.
     for (process, _) in processes.iter().zip(used).filter(|(_, used)| !used && !unknown) {
         let name = &process.name;
         if !is_plain(name) {
