@@ -45,6 +45,7 @@ mod state;
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -195,8 +196,8 @@ impl Supervisor {
         let limited = processes.iter().any(|process| process.memory.is_some() || process.cpu.is_some());
         // Looking for cgroups may move this process to another, so only who needs one looks.
         let cgroups = if limited { Cgroups::find() } else { Err(String::new()) };
-        // Nothing to keep secret: it only has to differ from one supervisor to the next.
-        let mut seeds = Seeded::new(u64::from(std::process::id()));
+        // It has to differ from one supervisor to the next, also within one process, or they would look for ports in the same order.
+        let mut seeds = Seeded::new(RandomState::new().build_hasher().finish());
         let ports = Ports::new(seeds.next_u64());
         let house = Rc::new(House { shim, ports, cgroups, clock, tell: Box::new(tell) });
         let (stop, stopped) = watch::channel(false);

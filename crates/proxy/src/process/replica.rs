@@ -120,7 +120,12 @@ impl Replica {
                 }
             };
             match next {
-                Next::Start(new) => ask = new,
+                Next::Start(new) => {
+                    if new.is_some() {
+                        self.restarts.renew();
+                    }
+                    ask = new;
+                }
                 Next::Stop => break,
             }
         }
@@ -183,13 +188,13 @@ impl Replica {
     async fn rest(&mut self, cause: Cause) -> Next {
         let verdict = self.restarts.ended(self.house.clock.now());
         self.seen.restarts.set(self.restarts.total());
-        let next = match verdict {
+        match verdict {
             Verdict::Again(after) => {
                 self.change(State::Restarting { after, cause });
                 tokio::select! {
                     biased;
                     next = self.orders.next() => next,
-                    () = sleep(after) => return Next::Start(None),
+                    () = sleep(after) => Next::Start(None),
                 }
             }
             Verdict::GiveUp => {
@@ -197,9 +202,7 @@ impl Replica {
                 self.change(State::GivenUp { cause, restarts, within });
                 self.orders.next().await
             }
-        };
-        self.restarts.renew();
-        next
+        }
     }
 
     fn start(&mut self) -> Result<(Child, u16), String> {
