@@ -6,6 +6,7 @@
 //! A relative name can mean several (the search list of `/etc/resolv.conf`). "There are none" holds only if every name that it
 //! can mean was answered so: a server that fails for one of them has not said that there is nothing.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -52,7 +53,12 @@ pub(super) struct Service {
 
 /// Asks for one round.
 pub(super) struct Asker {
-    resolver: TokioResolver,
+    /// One for each server, in the order in which they are asked. The resolver's own way with several servers is to prefer the
+    /// quickest, or to let the first use up the time of all. resolv.conf(5) has them one after the other: whoever lists a server
+    /// of the house before a public one does not want to hear from the quicker that a name of the house does not exist.
+    resolvers: Vec<TokioResolver>,
+    /// The server that answered last; the ones before it did not, and are not waited for again in this round.
+    answers: Cell<usize>,
     search: Vec<Name>,
     /// So many dots make a name worth asking for as it is first.
     dots: usize,
@@ -76,21 +82,30 @@ impl Asker {
         options.cache_size = 0;
         options.use_hosts_file = ResolveHosts::Never;
         options.timeout = TIMEOUT;
-        options.attempts = ATTEMPTS;
+        // The next round is the next attempt.
+        options.attempts = 0;
         // Some hundred addresses then fit into a datagram; more come over TCP.
         options.edns0 = true;
         let search = config.domain().into_iter().chain(config.search()).cloned().collect();
         let dots = options.ndots;
-        let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-            .with_options(options)
-            .build()
-            .map_err(|error| format!("no resolver could be made: {error}"))?;
-        Ok(Self { resolver, search, dots, hosts })
+        let resolver = |server: &NameServerConfig| {
+            let config = ResolverConfig::from_name_servers(vec![server.clone()]);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+                .with_options(options.clone())
+                .build()
+                .map_err(|error| format!("no resolver could be made: {error}"))
+        };
+        let resolvers = config.name_servers().iter().map(resolver).collect::<Result<_, _>>()?;
+        Ok(Self { resolvers, answers: Cell::new(0), search, dots, hosts })
     }
 
     /// What is said of the addresses of a name: IPv4, IPv6.
     pub(super) async fn addresses(&self, name: &str) -> [Said<IpAddr>; 2] {
         const TYPES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
+        if let Ok(address) = name.parse::<IpAddr>() {
+            let found = Some((vec![address], Duration::MAX));
+            return if address.is_ipv4() { [Ok(found), Ok(None)] } else { [Ok(None), Ok(found)] };
+        }
         if let Some(found) = self.in_hosts_file(name, TYPES) {
             return found.map(Ok);
         }
@@ -116,17 +131,43 @@ impl Asker {
         let name = Name::from_utf8(name).map_err(|error| format!("{name:?} is not a name: {error}"))?;
         let mut failed = None;
         for candidate in self.candidates(&name) {
-            match self.resolver.lookup(candidate.clone(), kind).await {
-                Ok(lookup) => {
+            match self.lookup(&candidate, kind).await {
+                Ok(Some(lookup)) => {
                     if let Some(found) = records(&lookup, read) {
                         return Ok(Some(found));
                     }
                 }
-                Err(NetError::Dns(DnsError::NoRecordsFound(_))) => {}
-                Err(error) => failed = Some(format!("no answer for {kind} of {candidate}: {error}")),
+                Ok(None) => {}
+                Err(error) => {
+                    let is_answer = matches!(error, NetError::Dns(_));
+                    failed = Some(format!("no answer for {kind} of {candidate}: {error}"));
+                    // Servers that don't answer won't answer for another name either.
+                    if !is_answer {
+                        break;
+                    }
+                }
             }
         }
         failed.map_or(Ok(None), Err)
+    }
+
+    /// Asks one server after the other until one knows, or knows that there is nothing.
+    async fn lookup(&self, name: &Name, kind: RecordType) -> Result<Option<Lookup>, NetError> {
+        let mut failed = NetError::NoConnections;
+        for (index, resolver) in self.resolvers.iter().enumerate().skip(self.answers.get()) {
+            match resolver.lookup(name.clone(), kind).await {
+                Ok(lookup) => {
+                    self.answers.set(index);
+                    return Ok(Some(lookup));
+                }
+                Err(NetError::Dns(DnsError::NoRecordsFound(_))) => {
+                    self.answers.set(index);
+                    return Ok(None);
+                }
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
     }
 
     /// The names that `name` can mean, in the order in which they are asked for (resolv.conf(5), `search` and `ndots`).
@@ -182,11 +223,9 @@ fn service(data: &RData) -> Option<Service> {
     })
 }
 
-/// A server that is alive and near answers in milliseconds; a lost datagram is asked for again after this.
+/// A server that is alive and near answers in milliseconds; the next one is asked after this. Within it the resolver repeats what
+/// may have been lost.
 const TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How often a question is repeated within one round. The next round is an attempt as well.
-const ATTEMPTS: usize = 2;
 
 /// The longest wait between questions to servers that fail: one question in ten seconds harms nobody, and what was missed for
 /// longer is missed by callers.

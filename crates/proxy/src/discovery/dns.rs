@@ -164,14 +164,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_of_the_hosts_file_are_known_without_any_server() {
-        let (sender, mut news) = mpsc::unbounded_channel();
+    async fn when_the_first_server_is_dead_the_second_is_asked() {
+        let mut server = Server::start(&["10.0.0.1 shop.test"]);
+        let other = Server::start(&["10.0.0.2 shop.test"]);
+        server.stop();
+        let mut discovery = server.discovery();
+        discovery.resolvers.extend(other.discovery().resolvers);
+        assert_eq!(first("shop.test", &discovery).await, ["10.0.0.2:8080"]);
+        server.restart();
+        assert_eq!(first("shop.test", &discovery).await, ["10.0.0.1:8080"], "the first comes first");
+    }
+
+    #[tokio::test]
+    async fn an_address_is_its_own_answer() {
         let discovery = Discovery::default();
+        assert_eq!(first("127.0.0.7", &discovery).await, ["127.0.0.7:8080"]);
+    }
+
+    /// The runtime of a thread that has tasks which can't leave it.
+    #[test]
+    fn it_runs_on_a_runtime_of_one_thread() {
+        let server = Server::start(&["10.0.0.1 shop.test"]);
+        let discovery = server.discovery();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        assert_eq!(runtime.unwrap().block_on(first("shop.test", &discovery)), ["10.0.0.1:8080"]);
+    }
+
+    /// What is told first of a name.
+    async fn first(name: &str, discovery: &Discovery) -> Vec<String> {
+        let (sender, mut news) = mpsc::unbounded_channel();
         let labels = Labels::default();
-        let source = dns("localhost", 80, &labels, &discovery, |news| sender.send(news).unwrap());
+        let source = dns(name, 8080, &labels, discovery, |news| sender.send(news).unwrap());
         tokio::select! {
             never = source => match never {},
-            hosts = told(&mut news) => assert!(hosts.contains(&"127.0.0.1:80".to_owned()), "{hosts:?}"),
+            hosts = told(&mut news) => hosts,
         }
+    }
+
+    #[tokio::test]
+    async fn names_of_the_hosts_file_are_known_without_any_server() {
+        let hosts = first("localhost", &Discovery::default()).await;
+        assert!(hosts.contains(&"127.0.0.1:8080".to_owned()), "{hosts:?}");
     }
 }

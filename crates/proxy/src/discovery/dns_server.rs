@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -142,13 +143,15 @@ fn program() -> &'static str {
     if Path::new(usual).exists() { usual } else { "dnsmasq" }
 }
 
-/// A port that is free for both protocols.
+/// A port that is free for both protocols, below those that the system gives to connections, so that it stays free until the
+/// server is there. Tests that run at the same time begin to look in different places.
 fn free_port() -> u16 {
-    loop {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(31).wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed) * 997);
+    let ports = (0..8000).map(|step| 20_000 + (start.wrapping_add(step) % 8000) as u16);
+    let is_free = |port: &u16| {
+        let at = (Ipv4Addr::LOCALHOST, *port);
+        TcpListener::bind(at).is_ok() && UdpSocket::bind(at).is_ok()
+    };
+    ports.into_iter().find(is_free).unwrap()
 }

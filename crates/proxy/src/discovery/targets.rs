@@ -328,7 +328,7 @@ mod tests {
             ),
             (
                 "[{\"targets\": [], \"labels\": {\"zone\": []}}]",
-                "1:38: the label \"zone\" is no text; write \"..\"",
+                "1:37: the label \"zone\" is no text; write \"..\"",
             ),
             ("- targets: &a [a:1]\n- targets: *a\n", "2:12: this is an alias; write out what it stands for"),
             ("[]\n---\n[]", "3:1: there is a second document; keep one list"),
