@@ -14,10 +14,14 @@ pages! {
     library: "docs/library.md"
     breaker: "docs/policies/breaker.md"
     budget: "docs/policies/budget.md"
-    bulkhead: "docs/policies/bulkhead.md"
     fallback: "docs/policies/fallback.md"
     hedge: "docs/policies/hedge.md"
     limit: "docs/policies/limit.md"
     retry: "docs/policies/retry.md"
     timeout: "docs/policies/timeout.md"
+}
+
+#[cfg(all(unix, feature = "process-pool"))]
+pages! {
+    bulkhead: "docs/policies/bulkhead.md"
 }

@@ -28,6 +28,7 @@ mod error;
 mod event;
 pub mod keyed;
 pub mod layer;
+mod panic;
 mod pipeline;
 mod recorder;
 pub mod shared;

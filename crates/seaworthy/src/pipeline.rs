@@ -428,7 +428,7 @@ impl Entering {
 }
 
 /// A seed that differs from process to process and from pipeline to pipeline.
-fn arbitrary_seed() -> u64 {
+pub(crate) fn arbitrary_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     Seeded::new(RandomState::new().hash_one(0)).next_u64()
 }

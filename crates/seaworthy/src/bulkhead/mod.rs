@@ -1,10 +1,16 @@
 //! Bulkheads that do the work themselves: in threads or processes of their own.
 //!
-//! [`shared::Bulkhead`](crate::shared::Bulkhead) bounds how much runs at once, wherever that is. A [`ThreadPool`] also says
-//! where: in named threads for work that blocks, so that it can't take the threads of anything else.
+//! [`shared::Bulkhead`](crate::shared::Bulkhead) bounds how much runs at once, wherever that is. These two also say where:
 //!
-//! Who may begin, who waits and who is refused is decided by [`core::gate::bulkhead`](crate::core::gate::bulkhead) in both.
+//! * [`ThreadPool`]: named threads for work that blocks, so that it can't take the threads of anything else;
+//! * `ProcessPool` (Unix, feature `process-pool`): worker processes, so that a crash, a leak or a hang of the work loses that
+//!   one call.
+//!
+//! Who may begin, who waits and who is refused is decided by [`core::gate::bulkhead`](crate::core::gate::bulkhead) in all
+//! of them.
 
+#[cfg(all(unix, feature = "process-pool"))]
+pub mod process_pool;
 pub mod thread_pool;
 
 use std::error::Error as StdError;
@@ -12,17 +18,22 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use seaworthy_core::gate::bulkhead::{Config, Snapshot, Ticket};
 use seaworthy_core::{Fault, Rejection, Rules, Valid};
+use tokio::sync::watch;
 
 use crate::clock;
 use crate::shared::Bulkhead;
 use crate::shared::bulkhead::Acquire;
 
+#[cfg(all(unix, feature = "process-pool"))]
+pub use process_pool::ProcessPool;
 pub use thread_pool::ThreadPool;
 
 /// Why a pool could not be made.
@@ -33,6 +44,9 @@ pub enum StartError {
     Config(Vec<Fault>),
     /// The system gives no further thread, or no pipe.
     System(io::Error),
+    /// This process is itself a worker of a pool, and the pool would start this same program again: whose workers would
+    /// start theirs, without end. A program that can be a worker asks whether it is one first of all.
+    InsideWorker,
 }
 
 impl fmt::Display for StartError {
@@ -43,6 +57,9 @@ impl fmt::Display for StartError {
                 faults.iter().try_for_each(|fault| write!(f, "; {fault}"))
             }
             Self::System(_) => f.write_str("the system gives the pool no thread or pipe"),
+            Self::InsideWorker => f.write_str(
+                "a worker process may not start its own program as a pool: ask process_pool::is_worker first in main",
+            ),
         }
     }
 }
@@ -51,7 +68,7 @@ impl StdError for StartError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::System(error) => Some(error),
-            Self::Config(_) => None,
+            Self::Config(_) | Self::InsideWorker => None,
         }
     }
 }
@@ -159,8 +176,63 @@ impl Drop for Place {
     }
 }
 
-/// The places of a pool of `size`, whose field of that is called `field`.
-fn places(size: u32, queue: u32, max_wait: std::time::Duration) -> Config {
+/// A pool's threads, and how many have not ended.
+#[derive(Debug)]
+struct Crew {
+    alive: watch::Sender<u32>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Default for Crew {
+    fn default() -> Self {
+        Self { alive: watch::Sender::new(0), threads: Mutex::default() }
+    }
+}
+
+impl Crew {
+    fn start(&self, name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.alive.send_modify(|alive| *alive += 1);
+        let alive = Alive(self.alive.clone());
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            work();
+            drop(alive);
+        })?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// Waits until all have ended; fails with how many have not `within` this time.
+    async fn ended(&self, within: Duration) -> Result<(), u32> {
+        let mut alive = self.alive.subscribe();
+        let ended = tokio::time::timeout(within, alive.wait_for(|alive| *alive == 0)).await.is_ok();
+        if !ended {
+            return Err(*self.alive.borrow());
+        }
+        // They have said that they are done, so this takes no longer than a thread's own end.
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            // Who panicked has said so on standard error, and there is nothing else that it could tell.
+            drop(thread.join());
+        }
+        Ok(())
+    }
+}
+
+/// Counts a thread that has not ended.
+struct Alive(watch::Sender<u32>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.send_modify(|alive| *alive -= 1);
+    }
+}
+
+/// Locks `mutex`. Each change under these locks is one step, so what a panic leaves behind is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The places of a pool of `size`.
+fn places(size: u32, queue: u32, max_wait: Duration) -> Config {
     Config { concurrency: size, queue, max_wait, ..Config::default() }
 }
 
@@ -172,15 +244,6 @@ fn faults_of_places(places: &Config, size: &'static str) -> Vec<Fault> {
         fault.remedy = "nothing could ever be done; write 1 or more".into();
     }
     faults
-}
-
-/// What a panic said.
-fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
-    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
-        (Some(text), _) => (*text).to_owned(),
-        (_, Some(text)) => text.clone(),
-        _ => "it said nothing".to_owned(),
-    }
 }
 
 /// As many as the machine has cores, or four where it does not say.

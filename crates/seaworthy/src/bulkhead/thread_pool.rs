@@ -38,14 +38,14 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use seaworthy_core::{Fault, Rejection, Rules, Valid};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
-use super::{Door, Place, Refusal, StartError, cores, faults_of_places, panic_message, places};
+use super::{Crew, Door, Place, Refusal, StartError, cores, faults_of_places, lock, places};
+use crate::panic;
 
 /// The numbers of a [`ThreadPool`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -183,20 +183,13 @@ impl ThreadPool {
             door: Door::new(bulkhead.map_err(StartError::Config)?),
             work: Mutex::default(),
             bell: Condvar::new(),
-            alive: watch::Sender::new(0),
             panicked: AtomicU64::new(0),
         });
-        let handle = Handle { name: name.into(), shared, threads: Mutex::default() };
+        let handle = Handle { name: name.into(), shared, crew: Crew::default() };
         // Should one fail, dropping the handle ends those before it.
         for n in 0..config.threads {
             let shared = handle.shared.clone();
-            shared.alive.send_modify(|alive| *alive += 1);
-            let alive = Alive(shared.clone());
-            let thread = std::thread::Builder::new().name(format!("{name}-{n}")).spawn(move || {
-                shared.work();
-                drop(alive);
-            });
-            lock(&handle.threads).push(thread.map_err(StartError::System)?);
+            handle.crew.start(format!("{name}-{n}"), move || shared.work()).map_err(StartError::System)?;
         }
         Ok(Self { handle: Arc::new(handle) })
     }
@@ -231,19 +224,8 @@ impl ThreadPool {
     /// # Errors
     /// Some were still at work. They end by themselves when that does.
     pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
-        let shared = &self.handle.shared;
-        shared.close();
-        let mut alive = shared.alive.subscribe();
-        let ended = tokio::time::timeout(within, alive.wait_for(|alive| *alive == 0)).await.is_ok();
-        if !ended {
-            return Err(StillRunning { threads: *shared.alive.borrow() });
-        }
-        // They have said that they are done, so this takes no longer than a thread's own end.
-        for thread in std::mem::take(&mut *lock(&self.handle.threads)) {
-            // A thread catches what its work throws; it has nothing to tell.
-            drop(thread.join());
-        }
-        Ok(())
+        self.handle.shared.close();
+        self.handle.crew.ended(within).await.map_err(|threads| StillRunning { threads })
     }
 
     /// The name it was given.
@@ -270,7 +252,7 @@ impl ThreadPool {
 struct Handle {
     name: Arc<str>,
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    crew: Crew,
 }
 
 impl Drop for Handle {
@@ -284,7 +266,6 @@ struct Shared {
     door: Arc<Door>,
     work: Mutex<Work>,
     bell: Condvar,
-    alive: watch::Sender<u32>,
     panicked: AtomicU64,
 }
 
@@ -328,7 +309,7 @@ impl Shared {
 
     fn panicked(&self, payload: Box<dyn Any + Send>) -> Error {
         self.panicked.fetch_add(1, Ordering::Relaxed);
-        Error::Panicked(Panicked { message: panic_message(&*payload) })
+        Error::Panicked(Panicked { message: panic::message(&*payload) })
     }
 
     /// The life of a thread.
@@ -354,18 +335,4 @@ impl Shared {
         lock(&self.work).closed = true;
         self.bell.notify_all();
     }
-}
-
-/// Counts a thread that has not ended.
-struct Alive(Arc<Shared>);
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.alive.send_modify(|alive| *alive -= 1);
-    }
-}
-
-/// Locks `mutex`. Each change under these locks is one step, so what a panic leaves behind is whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
