@@ -3,26 +3,29 @@
 //! The structs hold what is read; the tables say how each setting is spelt, written and explained. A default is whatever the
 //! struct's `Default` holds, for the policies that of the core, where its reason stands.
 
+mod process;
+mod topology;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use seaworthy_core::balance::{self, Algorithm};
 use seaworthy_core::call::retry::Jitter;
-use seaworthy_core::call::{self};
 use seaworthy_core::gate::{breaker, bulkhead, health, limit, outlier};
-use seaworthy_core::{Mode, Valid};
+use seaworthy_core::{Mode, balance, call};
 
 use crate::address::{Host, Prefix};
-use crate::health::{Check, CheckKind, Pattern, StatusRange};
-use crate::process::Restart;
+use crate::health::CheckKind;
 use crate::shape::{
-    ADDRESS, AUTHORITY, COUNT, Command, Count, DATA, Environment, FIELD_VALUE, FOLDER, Flag, HASH_ON, HOST,
-    ListOf, NAME, Number, NumberWithin, OneOf, Or, OrEmpty, PATTERN, PLACE, PREFIX, REQUEST_PATH, RESOLVER,
-    SERVICE, Size, Sliding, SourceOf, Statuses, TEXT, Time, TimeWithin, VARIABLE, WEIGHT, judged, within,
+    ADDRESS, COUNT, Count, DATA, FIELD_VALUE, Flag, HOST, ListOf, NAME, Number, OneOf, Or, PLACE, PREFIX,
+    Size, Sliding, SourceOf, TEXT, Time, TimeWithin, judged, within,
 };
-use crate::sources::{Discovery, HashOn, Labels, Written};
+use crate::sources::{Discovery, HashOn, Written};
 use crate::table::{Table, fields};
+
+pub(crate) use process::{SUPERVISED, Supervised};
+pub(crate) use topology::Question;
+use topology::{BALANCE, CHECK, DISCOVERY, OUTLIER};
 
 /// The settings of the process.
 #[derive(Clone, PartialEq, Debug)]
@@ -216,80 +219,6 @@ pub(crate) struct Addresses {
     pub endpoints: Vec<Written>,
 }
 
-/// What an instance is asked, whatever the way.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Question {
-    pub path: String,
-    pub host: Option<String>,
-    pub port: Option<u16>,
-    pub status: Vec<StatusRange>,
-    pub body: Option<Pattern>,
-    pub service: String,
-    pub command: Vec<String>,
-}
-
-impl Default for Question {
-    fn default() -> Self {
-        Self {
-            path: "/".to_owned(),
-            host: None,
-            port: None,
-            status: vec![StatusRange::success()],
-            body: None,
-            service: String::new(),
-            command: Vec::new(),
-        }
-    }
-}
-
-impl Question {
-    /// The check that asks it in this way.
-    pub(crate) fn check(self, kind: CheckKind, timing: Valid<health::Config>) -> Check {
-        let Self { path, host, port, status, body, service, command } = self;
-        Check { kind, path, host, port, status, body, service, command, timing }
-    }
-}
-
-/// What `[process.NAME]` says.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Supervised {
-    pub command: Vec<String>,
-    pub env: Vec<(String, String)>,
-    pub dir: Option<PathBuf>,
-    pub replicas: u32,
-    pub port_variable: String,
-    pub ready_is_http: bool,
-    pub ready_path: String,
-    pub ready_timeout: Duration,
-    pub memory: Option<u64>,
-    pub cpu: Option<f64>,
-    pub restart: Restart,
-    pub drain: Duration,
-    pub grace: Duration,
-    pub labels: Labels,
-}
-
-impl Default for Supervised {
-    fn default() -> Self {
-        Self {
-            command: Vec::new(),
-            env: Vec::new(),
-            dir: None,
-            replicas: 1,
-            port_variable: "PORT".to_owned(),
-            ready_is_http: false,
-            ready_path: "/".to_owned(),
-            ready_timeout: Duration::from_secs(30),
-            memory: None,
-            cpu: None,
-            restart: Restart::default(),
-            drain: Duration::from_secs(10),
-            grace: Duration::from_secs(10),
-            labels: Labels::default(),
-        }
-    }
-}
-
 /// What a route says itself. Its deadline and retries are [`Policies`].
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Routing {
@@ -364,31 +293,13 @@ const METHOD: OneOf<&str> = OneOf(&[
     ("OPTIONS", "OPTIONS"),
     ("TRACE", "TRACE"),
 ]);
-const KIND: OneOf<CheckKind> = OneOf(&[
-    ("http", CheckKind::Http),
-    ("tcp", CheckKind::Tcp),
-    ("grpc", CheckKind::Grpc),
-    ("command", CheckKind::Command),
-]);
-const PORT: Count<u16> = within(1, 65_535);
 const REGION_LIMIT: Count<u32> = within(1, 10_000_000);
-/// A TTL of a day is as good as for ever, and one of 0 would ask for each call.
-const TTL: TimeWithin = TimeWithin { least: Duration::from_millis(100), most: Duration::from_secs(86_400) };
-/// A look costs a system call, so ten a second are cheap and more are no use.
-const FILE_POLL: TimeWithin =
-    TimeWithin { least: Duration::from_millis(100), most: Duration::from_secs(3600) };
-/// No program starts in less than a mebibyte; a tebibyte is no limit any more.
-const MEMORY: Size = Size { least: 1 << 20, most: 1 << 40 };
-/// Of its period of 100 ms the kernel takes a quota of 1 ms as the least (cgroup v2, cpu.max): a hundredth of a core.
-const CORES: NumberWithin = NumberWithin { least: 0.01, most: 1024.0 };
 const WORKERS: Count<u16> = within(1, 1024);
 const STATUS: Count<u16> = within(200, 599);
 /// Waits on a socket: a millisecond is the resolution of the timer, and past an hour a bound bounds nothing.
 const PATIENCE: TimeWithin = TimeWithin { least: Duration::from_millis(1), most: Duration::from_secs(3600) };
 /// How long the process may go on after it was told to stop: at once, or up to an hour.
 const DRAIN: TimeWithin = TimeWithin { least: Duration::ZERO, most: Duration::from_secs(3600) };
-/// How long a start may be slow: not at all, or up to a day.
-const START: TimeWithin = TimeWithin { least: Duration::ZERO, most: Duration::from_secs(86_400) };
 /// 8 KiB is the least that RFC 9112, section 3, asks to be taken for a request line alone (8000 bytes).
 const HEADER_BYTES: Size = Size { least: 8 << 10, most: 1 << 20 };
 /// Up to 64 MiB; a body is kept once for each call in flight.
@@ -593,144 +504,6 @@ static BULKHEAD: Table<Policies> = Table {
     tables: &[],
 };
 
-static OUTLIER: Table<Policies> = Table {
-    name: "outlier",
-    doc: "When an instance is put out because it fails more, or is slower, than the upstream's others. Its breaker opens, so it returns as from any opening: by probes.",
-    fields: fields!(Policies {
-        mode: MODE => outlier.mode, MODE_DOC;
-        window: Time => outlier.window, "How far back the comparison looks.";
-        minimum_failures: COUNT => outlier.minimum_failures, "Fewer failures in the window are nobody's concern.";
-        error_excess: Number => outlier.error_excess,
-            "How far its failure rate must lie above that of the others, 0 up to 1. That it does by chance must be less likely than one in a million as well.";
-        slow_factor: Or("off", Number) => outlier.slow_factor,
-            "How many times the others' latency is too slow, above 1.";
-        slow_floor: Time => outlier.slow_floor, "A difference in latency below this is nobody's concern.";
-        minimum_calls: COUNT => outlier.minimum_calls, "No latency counts below this many calls in the window.";
-        max_ejected: Number => outlier.max_ejected,
-            "The most instances that may be out at once, for whatever reason, as a share of all, rounded down: a further one stays in. One of two or more may always be out.";
-    }),
-    tables: &[],
-};
-
-const ALGORITHM: OneOf<Algorithm> = OneOf(&[
-    ("peak_ewma", Algorithm::PeakEwma),
-    ("least_requests", Algorithm::LeastRequests),
-    ("round_robin", Algorithm::RoundRobin),
-    ("consistent_hash", Algorithm::ConsistentHash),
-]);
-
-static BALANCE: Table<Policies> = Table {
-    name: "balance",
-    doc: "Which of its instances gets an attempt: those of the proxy's zone first, then of its region, then elsewhere, each as far as \
-          those that are well can carry the traffic.",
-    fields: fields!(Policies {
-        algorithm: ALGORITHM => balance.algorithm,
-            "Of two drawn by lot the one with less latency times calls in flight (`peak_ewma`) or with fewer calls in flight (`least_requests`); each in turn (`round_robin`); or always the same for what `hash_on` names (`consistent_hash`).";
-        hash_on: HASH_ON => hash_on,
-            "What calls stick to with `consistent_hash`: `header:NAME`, `cookie:NAME`, `source` (the client's address), or `none`.";
-        load_bound: Number => balance.load_bound,
-            "With `consistent_hash`, how many times its share of the calls in flight an instance may have, from 1; what is beyond goes to the next one.";
-        locality: Flag => balance.locality, "Whether the nearer instances are asked first.";
-        overprovision: Number => balance.overprovision,
-            "How much more than its share of the traffic an instance can carry, 1 to 10: nothing spills over to the next zone until fewer than one in so many is well.";
-        panic_threshold: Number => balance.panic_threshold,
-            "When a smaller share than this is well, 0 to 1, and can't carry the traffic, the checks are not believed (0 for never).";
-        slow_start: START => balance.slow_start,
-            "How long an instance that joined or returned takes to its full share; \"0s\" for at once.";
-    }),
-    tables: &[],
-};
-
-static CHECK: Table<Policies> = Table {
-    name: "check",
-    doc: "How each instance is asked, apart from its traffic, whether it is well. Off unless a `kind` is named.",
-    fields: fields!(Policies {
-        kind: Or("off", KIND) => check_kind,
-            "A GET request (`http`), a connection (`tcp`), `grpc.health.v1` (`grpc`), or a program that ends with 0 (`command`).";
-        path: REQUEST_PATH => check.path, "What an `http` check asks for.";
-        host: Or("endpoint", AUTHORITY) => check.host, "The `Host` that is asked for; by default that of the instance.";
-        port: Or("endpoint", PORT) => check.port, "The port that is asked; by default that of the instance.";
-        status: ListOf(Statuses) => check.status, "The status codes of a good answer: one, a range, or a list of these.";
-        body: Or("off", PATTERN) => check.body,
-            "A regular expression that is found somewhere in the body of a good answer.";
-        service: SERVICE => check.service, "The service that a `grpc` check asks about; the server as a whole if left out.";
-        command: Command { is_optional: true } => check.command,
-            "The program of a `command` check, and its arguments. The variable `SEAWORTHY_ENDPOINT` tells it the `host:port` to ask.";
-        interval: Time => timing.interval, "From the end of one check to the start of the next.";
-        unsure_interval: Time => timing.unsure_interval,
-            "The same while an opinion is forming or changing; at most `interval`, which it is by default if that is shorter.";
-        jitter: Number => timing.jitter, "How far an interval may be from its length, as a share of it, 0 to 1.";
-        timeout: Time => timing.timeout, "A check that takes this long has failed.";
-        up: COUNT => timing.up, "How many good answers in a row bring it back.";
-        down: COUNT => timing.down, "How many bad ones in a row take it out.";
-    }),
-    tables: &[],
-};
-
-static DISCOVERY: Table<Policies> = Table {
-    name: "discovery",
-    doc: "How names (`dns://`, `srv://`) and files (`file:`) among its endpoints are watched. What was found last holds while nothing new can be.",
-    fields: fields!(Policies {
-        resolvers: OrEmpty("system", ListOf(RESOLVER)) => discovery.resolvers,
-            "The DNS servers that are asked, by address and port; those of the system by default.";
-        ttl_floor: TTL => discovery.ttl_floor, "The shortest time between two questions for a name, however short its TTL.";
-        ttl_ceiling: TTL => discovery.ttl_ceiling, "The longest time between two questions for a name, however long its TTL.";
-        file_poll: FILE_POLL => discovery.file_poll, "The time between two looks at a file.";
-    }),
-    tables: &[],
-};
-
-/// A program that the proxy runs.
-pub(crate) static SUPERVISED: Table<Supervised> = Table {
-    name: "process",
-    doc: "A program that the proxy runs and looks after, by its name: `[process.NAME]`. An upstream finds its replicas at \
-          `process://NAME`; they join when they are ready, and leave before they are stopped.",
-    fields: fields!(Supervised {
-        command: Command { is_optional: false } => command,
-            "The program and its arguments. Looked for in `PATH` unless it has a slash; no shell has a part in it. Required.";
-        env: Environment => env, "What is added to the environment that it takes over from the proxy. Values are not shown.";
-        dir: Or("proxy", FOLDER) => dir,
-            "The folder that it runs in, relative to that of this file; where the proxy was started by default.";
-        replicas: within(1, 1000) => replicas, "How many of it run at a time.";
-        port_variable: VARIABLE => port_variable, "The variable that tells each replica the port to listen on, on 127.0.0.1.";
-        ready_timeout: PATIENCE => ready_timeout, "How long a replica may take to be ready before it is started anew.";
-        memory: Or("off", MEMORY) => memory, "The most memory of one replica. Past that it is killed (cgroup v2) or refused more (rlimits), whichever the system offers.";
-        cpu: Or("off", CORES) => cpu, "The most cores of one replica, such as 0.5.";
-        drain: DRAIN => drain,
-            "How long a replica may go on with the calls that it has, when it is replaced, after it gets no new ones.";
-        grace: DRAIN => grace, "How long a replica may take to end once it was told to (SIGTERM), before it is killed.";
-        zone: PLACE => labels.zone, "The zone of its replicas; the proxy's if left out.";
-        region: PLACE => labels.region, "The region of its replicas; the proxy's if left out.";
-        weight: WEIGHT => labels.weight, "The weight of each replica.";
-    }),
-    tables: &[&READY, &RESTART],
-};
-
-static READY: Table<Supervised> = Table {
-    name: "ready",
-    doc: "What counts as ready for calls. A replica that was started gets none before.",
-    fields: fields!(Supervised {
-        kind: OneOf(&[("tcp", false), ("http", true)]) => ready_is_http,
-            "Its port accepts a connection (`tcp`), or a GET request is answered with a status from 200 to 299 (`http`).";
-        path: REQUEST_PATH => ready_path, "What the request asks for.";
-    }),
-    tables: &[],
-};
-
-static RESTART: Table<Supervised> = Table {
-    name: "restart",
-    doc: "When a replica that ended is started again.",
-    fields: fields!(Supervised {
-        base: PATIENCE => restart.base,
-            "The first wait, half of it left to chance; it doubles with each further end until a replica has stayed.";
-        cap: PATIENCE => restart.cap, "The longest wait.";
-        give_up: within(1, 10_000) => restart.give_up,
-            "The most restarts of one replica within `window`; one more end, and it stays down until an operator starts it.";
-        window: PATIENCE => restart.window, "How far back restarts count.";
-    }),
-    tables: &[],
-};
-
 /// What a route says itself.
 pub(crate) static ROUTING: Table<Routing> = Table {
     name: "route",
@@ -772,117 +545,4 @@ pub(crate) static OVERRIDES: Table<Policies> = Table {
 };
 
 #[cfg(test)]
-mod tests {
-    use seaworthy_core::call::{budget, hedge, retry, timeout};
-
-    use super::*;
-
-    /// Does not compile once the core has a field that is not listed here, and then it wants a line in a table above too.
-    #[test]
-    fn every_field_of_the_core_has_a_setting() {
-        let Policies { call, breaker, limit, bulkhead, outlier, balance, timing, .. } = Policies::default();
-        let call::Config { deadline: _, timeout, retry, budget, hedge, fallback: _ } = call;
-        let timeout::Config {
-            mode: _,
-            fixed: _,
-            quantile: _,
-            multiplier: _,
-            floor: _,
-            ceiling: _,
-            initial: _,
-            minimum_samples: _,
-            window: _,
-        } = timeout;
-        let retry::Config { mode: _, attempts: _, base: _, cap: _, jitter: _, most_pushback: _ } = retry;
-        let budget::Config { share: _, per_second: _, burst: _ } = budget;
-        let hedge::Config { mode: _, quantile: _, floor: _, most: _, budget: _ } = hedge;
-        let breaker::Config {
-            mode: _,
-            consecutive_failures: _,
-            failure_rate: _,
-            slow_after: _,
-            slow_rate: _,
-            window: _,
-            minimum_calls: _,
-            hung_after: _,
-            open_for: _,
-            open_growth: _,
-            open_at_most: _,
-            jitter: _,
-            probes: _,
-            successes_to_close: _,
-            ramp: _,
-        } = breaker;
-        let limit::Config { mode: _, max_in_flight: _ } = limit;
-        let bulkhead::Config { mode: _, concurrency: _, queue: _, max_wait: _ } = bulkhead;
-        let outlier::Config {
-            mode: _,
-            window: _,
-            minimum_failures: _,
-            error_excess: _,
-            slow_factor: _,
-            slow_floor: _,
-            minimum_calls: _,
-            max_ejected: _,
-        } = outlier;
-        let balance::Config {
-            algorithm: _,
-            panic_threshold: _,
-            overprovision: _,
-            slow_start: _,
-            locality: _,
-            load_bound: _,
-        } = balance;
-        let health::Config { interval: _, unsure_interval: _, jitter: _, timeout: _, up: _, down: _ } =
-            timing;
-        let fields: Vec<usize> = POLICIES.tables.iter().map(|table| table.fields.len()).collect();
-        let names =
-            "timeout, breaker, retry, budget, hedge, limit, bulkhead, balance, check, outlier, discovery";
-        assert_eq!(fields, [9, 15, 6, 3, 4, 3, 4, 7, 14, 8, 4], "{names}");
-    }
-
-    /// For each shape one that is not its default.
-    const VALUES: [&str; 16] = [
-        "7",
-        "207",
-        "0.77",
-        "\"77ms\"",
-        "\"observe\"",
-        "\"equal\"",
-        "\"http2\"",
-        "\"127.0.0.1:7\"",
-        "\"least_requests\"",
-        "\"grpc\"",
-        "\"header:seven\"",
-        "false",
-        "\"/seven\"",
-        "\"seven.example.com\"",
-        "[\"seven\"]",
-        "\"3s\"",
-    ];
-
-    #[test]
-    fn every_setting_lives_in_a_place_of_its_own() {
-        let mut paths = Vec::new();
-        POLICIES.each("", &mut |path, field| paths.push((path.to_owned(), field.slot)));
-        // Reading any value but its own into one setting leaves all others as they were.
-        for (path, slot) in &paths {
-            let mut policies = Policies::default();
-            let before: Vec<_> = paths.iter().map(|(_, slot)| slot.show(&policies)).collect();
-            let written = VALUES.iter().any(|text| {
-                let text = format!("v = {text}");
-                let toml = toml::de::DeTable::parse(&text).unwrap();
-                slot.read(&mut policies, &toml.get_ref()["v"], &mut Vec::new())
-            });
-            assert!(written, "{path} takes none of the values");
-            let after: Vec<_> = paths.iter().map(|(_, slot)| slot.show(&policies)).collect();
-            let changed: Vec<&str> = paths
-                .iter()
-                .zip(before.iter().zip(&after))
-                .filter(|(_, (b, a))| b != a)
-                .map(|((p, _), _)| p.as_str())
-                .collect();
-            assert_eq!(changed, [path.as_str()]);
-        }
-    }
-}
+mod tests;
