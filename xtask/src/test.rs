@@ -10,6 +10,8 @@ use crate::shell::{Failure, cargo, failed, read, root, run, run_and_read, say};
 /// Runs every test there is, or fails.
 pub(crate) fn all(_arguments: &[String]) -> Result<(), Failure> {
     provide(&[Need { program: "cc", package: "gcc" }], "building")?;
+    // Discovery is tested against a real DNS server.
+    provide(&[Need { program: "dnsmasq", package: "dnsmasq-base" }], "testing")?;
     workspace()?;
     run(&mut cargo(&["test", "--workspace", "--doc", "--locked"]))?;
     loom()?;
