@@ -68,8 +68,8 @@ async fn judge(service: &str, answer: Response<Incoming>) -> Result<(), String> 
 fn status(headers: &HeaderMap) -> Option<(u16, String)> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let code = text("grpc-status")?.parse().ok()?;
-    let message = text("grpc-message").filter(|message| !message.is_empty());
-    Some((code, message.map(|message| format!(" ({message})")).unwrap_or_default()))
+    let message: String = text("grpc-message").unwrap_or_default().chars().take(MOST_SHOWN).collect();
+    Some((code, if message.is_empty() { message } else { format!(" ({message})") }))
 }
 
 /// `HealthCheckRequest`. The default, an empty text, is left out (proto3).
@@ -163,6 +163,9 @@ const SERVING: u64 = 1;
 
 /// Field 1, of the wire type that is a length and bytes.
 const FIELD_1_BYTES: u8 = 0x0a;
+
+/// So much of a server's message stands in ours.
+const MOST_SHOWN: usize = 80;
 
 /// The answer has seven bytes.
 const MOST_ANSWER: usize = 4096;

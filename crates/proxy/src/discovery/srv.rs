@@ -48,15 +48,20 @@ struct Services {
     ttl: Duration,
     /// The addresses of the names in `services`.
     names: BTreeMap<String, Addresses>,
-    /// What was learned last from a complete round; `None` before.
+    /// Whether there ever was an address.
     good: bool,
 }
 
 impl Services {
     /// One round of questions; returns what went wrong.
     async fn ask(&mut self, name: &str, asker: &Asker) -> Option<String> {
-        let mut trouble = self.hear(name, asker.services(name).await);
-        // Names are asked for even if the services could not be: their addresses have times to live of their own.
+        let said = asker.services(name).await;
+        let is_failure = said.is_err();
+        let mut trouble = self.hear(name, said);
+        // Servers that fail for the first question are not asked hundreds more.
+        if is_failure {
+            return trouble;
+        }
         let names: Vec<String> = self.names.keys().cloned().collect();
         for name in names {
             let said = asker.addresses(&name).await;

@@ -243,6 +243,8 @@ const MOST_SHOWN: usize = 60;
 
 #[cfg(test)]
 mod tests {
+    use seaworthy_core::{Rng, Seeded};
+
     use super::*;
 
     fn defaults() -> Labels {
@@ -345,6 +347,35 @@ mod tests {
         let text = r#"[{"targets": ["10.0.0.1:80", "10.0.0.2:80"], "labels": {"zone": "a"}}]"#;
         for end in 0..text.len() {
             assert!(parse(&text[..end], &defaults()).is_err(), "{}", &text[..end]);
+        }
+    }
+
+    #[test]
+    fn whatever_a_file_holds_it_is_read_or_its_fault_is_told() {
+        let texts = [
+            "[{\"targets\": [\"10.0.0.1:80\"], \"labels\": {\"zone\": \"a\", \"weight\": \"2\"}}]",
+            "# list\n- targets:\n  - 'a:1'\n  - \"b\\u0041:2\"\n  labels: {zone: >-\n    x, region: |\n    y}\n---\n",
+        ];
+        let pieces = [
+            "[", "]", "{", "}", ":", ",", "\"", "'", "\n", "\t", "- ", "? ", "&a ", "*a", "!!int ", "|", ">",
+            "%", "\0", "\u{feff}", "é", "---",
+        ];
+        let mut rng = Seeded::new(7);
+        let mut below = |most: usize| (rng.next_u64() % most as u64) as usize;
+        for round in 0..4000 {
+            let mut characters: Vec<char> = texts[round % texts.len()].chars().collect();
+            for _ in 0..=below(6) {
+                let at = below(characters.len());
+                let end = (at + below(3)).min(characters.len());
+                characters.splice(at..end, pieces[below(pieces.len())].chars());
+            }
+            let text: String = characters.into_iter().collect();
+            if let Err(fault) = parse(&text, &defaults()) {
+                assert!(
+                    fault.line >= 1 && fault.column >= 1 && fault.text.contains(';'),
+                    "{fault:?} in {text:?}"
+                );
+            }
         }
     }
 
