@@ -1,7 +1,7 @@
 //! Where endpoints come from when nobody lists them: DNS, and a watched file.
 //!
-//! One function a source, each running for as long as its upstream exists: [`dns`] and [`srv`] ask again when an answer's time
-//! to live is over, [`file`] looks whether a file has changed. What they learn they tell as [`News`].
+//! One function a source, each running for as long as its upstream exists: [`dns()`] and [`srv()`] ask again when an answer's time
+//! to live is over, [`file()`] looks whether a file has changed. What they learn they tell as [`News`].
 //!
 //! All of them hold to one rule: **the last good answer stays** until a better one is there. A source that fails says so
 //! ([`News::Trouble`]) and changes nothing, as an address that was right a minute ago is a better guess than none.
