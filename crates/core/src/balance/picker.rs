@@ -50,6 +50,9 @@ impl Picker {
     }
 
     fn probe<V: View + ?Sized>(&mut self, table: &Table, view: &V, tried: usize) -> Option<u32> {
+        if table.probes.is_empty() {
+            return None;
+        }
         let start = self.rng.below(table.probes.len() as u64) as usize;
         let (before, after) = table.probes.split_at(start);
         let free = |probe: &&Probe| view.has_room(probe.region) && view.allowed(probe.id);

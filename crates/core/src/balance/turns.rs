@@ -90,6 +90,19 @@ mod tests {
         assert!(Turns::new(&[1.0, 0.0, 2.0]).at(u64::MAX) < 3);
     }
 
+    #[test]
+    fn a_heavy_one_is_not_asked_many_times_running() {
+        let mut weights = vec![1.0; 11];
+        weights[0] = 10.0;
+        let turns = Turns::new(&weights);
+        let mut had = 0.0;
+        for turn in 1..=10_000 {
+            had += f64::from(u8::from(turns.at(turn) == 0));
+            let due = turn as f64 * 10.0 / 20.0;
+            assert!((had - due).abs() < 3.0, "turn {turn}: {had} instead of {due}");
+        }
+    }
+
     proptest! {
         /// After any number of turns, each member had its share of them to within a few.
         #[test]

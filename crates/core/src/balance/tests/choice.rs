@@ -13,6 +13,7 @@ fn weighted(weights: &[u32]) -> Vec<Member> {
 
 mod by_weight {
     use super::*;
+    use crate::{Rng, Seeded};
 
     #[test]
     fn idle_endpoints_are_picked_by_weight() {
@@ -48,6 +49,28 @@ mod by_weight {
         let table = build(Config::default(), &weighted(&[99, 1]));
         let picked = picks(&table, NO_KEY, &Seen::idle(2), 100_000);
         near(f64::from(picked[&1]) / 1e5, 0.01, 0.002);
+    }
+
+    #[test]
+    fn a_canary_gets_its_share_whoever_happens_to_be_faster() {
+        let table = build(Config::default(), &weighted(&[95, 5]));
+        let (mut picker, mut rng, mut view) = (Picker::new(1), Seeded::new(2), Seen::idle(2));
+        let mut picked = 0.0;
+        for _ in 0..50_000 {
+            view.latency = vec![rng.unit(), rng.unit()];
+            picked += f64::from(picker.pick(&table, NO_KEY, &view).unwrap()) / 5e4;
+        }
+        near(picked, 0.05, 0.005);
+    }
+
+    #[test]
+    fn weights_count_where_only_refusals_lead_as_well() {
+        let mut all = weighted(&[1, 1, 9]);
+        all[1..].iter_mut().for_each(|member| member.tier = 2);
+        let table = build(Config::default(), &all);
+        let mut view = Seen::idle(3);
+        view.refused[0] = true;
+        near(f64::from(picks(&table, NO_KEY, &view, 20_000)[&1]) / 2e4, 0.1, 0.01);
     }
 
     #[test]

@@ -83,20 +83,40 @@ mod errors {
         assert!(after[19] <= 100, "{after:?}");
     }
 
-    /// Ten minutes of ten equal endpoints at 1% errors and 500 calls a second, judged every second.
-    #[test]
-    fn among_equals_nobody_is_found() {
+    /// So many seconds of ten equal endpoints with that failure rate and so many calls a second, judged every second.
+    fn among_equals(seconds: u64, rate: f64, calls_a_second: u32) {
         for seed in 0..20 {
             let (mut rng, mut outlier) = (Seeded::new(seed), outlier(Config::default()));
-            for second in 0..600 {
+            for second in 0..seconds {
                 let now = START.plus(Duration::from_secs(second));
-                for _ in 0..500 {
-                    let failed = rng.unit() < 0.01;
+                for _ in 0..calls_a_second {
+                    let failed = rng.unit() < rate;
                     let id = rng.below(10) as u32;
                     outlier.record(now, id, calls(u32::from(!failed), u32::from(failed)));
                 }
                 assert_eq!(outlier.judge(now, &all_in(10)), [], "seed {seed}, second {second}");
             }
+        }
+    }
+
+    #[test]
+    fn among_equals_nobody_is_found() {
+        among_equals(600, 0.01, 500);
+    }
+
+    #[test]
+    fn among_equals_that_fail_often_and_are_called_little_nobody_is_found() {
+        among_equals(300, 0.1, 50);
+        among_equals(300, 0.4, 20);
+    }
+
+    #[test]
+    fn few_calls_of_others_are_a_weak_measure() {
+        for (of_others, found) in [(3, 0), (1_000, 1)] {
+            let mut outlier = outlier(Config::default());
+            outlier.record(START, 0, calls(15, 6));
+            outlier.record(START, 1, calls(of_others, 0));
+            assert_eq!(outlier.judge(START, &all_in(2)).len(), found);
         }
     }
 
@@ -233,6 +253,22 @@ mod latency {
     }
 
     #[test]
+    fn the_median_is_that_of_the_others() {
+        let peer = |millis| Peer {
+            id: 0,
+            counts: Counts { timed: 20, ..Counts::default() },
+            typical: Some(Duration::from_millis(millis)),
+        };
+        let peers = Peers::new([40, 10, 30, 20].map(peer).into(), 20);
+        let medians = [10, 20, 30, 40].map(|own| peers.median_without(Duration::from_millis(own)).unwrap());
+        assert_eq!(medians.map(|median| median.as_millis()), [30, 30, 20, 20]);
+        let two = Peers::new([10, 20].map(peer).into(), 20);
+        assert_eq!(two.median_without(Duration::from_millis(10)), Some(Duration::from_millis(20)));
+        let one = Peers::new([10].map(peer).into(), 20);
+        assert_eq!(one.median_without(Duration::from_millis(10)), None);
+    }
+
+    #[test]
     fn of_two_the_slower_is_found() {
         let mut outlier = outlier(Config::default());
         outlier.record(START, 0, timed(50, 10.0));
@@ -278,6 +314,15 @@ mod ejection {
         assert_eq!(judged(0.1, 5, 3, 1), []);
         assert_eq!(judged(1.0, 2, 1, 1), []);
         assert_eq!(judged(1.0, 3, 1, 1), [0]);
+    }
+
+    #[test]
+    fn not_even_two_that_are_bad_in_different_ways_may_both_go() {
+        let mut outlier = outlier(Config { max_ejected: 1.0, ..Config::default() });
+        outlier.record(START, 0, timed(100, 500.0));
+        outlier.record(START, 1, timed(100, 10.0));
+        outlier.record(START, 1, calls(0, 100));
+        assert_eq!(ids(&outlier.judge(START, &all_in(2))), [1]);
     }
 
     #[test]
