@@ -25,3 +25,8 @@ pages! {
 pages! {
     bulkhead: "docs/policies/bulkhead.md"
 }
+
+#[cfg(feature = "health")]
+pages! {
+    health: "docs/policies/health.md"
+}
