@@ -9,12 +9,15 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod check;
+mod client;
 mod demo;
 mod exec_child;
 mod failure;
+mod length;
 mod out;
 mod run;
 mod simulate;
+mod steer;
 
 /// Keeps a system answering while the things that it depends on fail.
 #[derive(Parser)]
@@ -30,6 +33,9 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Simulate(simulate::Args),
+    Evacuate(steer::Evacuate),
+    Restore(steer::Restore),
+    Restart(steer::Restart),
     #[command(hide = true)]
     DemoService(demo::service::Args),
     #[command(hide = true)]
@@ -42,6 +48,9 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Simulate(args) => simulate::main(&args),
+        Command::Evacuate(args) => steer::evacuate(&args),
+        Command::Restore(args) => steer::restore(&args),
+        Command::Restart(args) => steer::restart(&args),
         Command::DemoService(args) => demo::service::main(&args),
         Command::ExecChild(args) => exec_child::main(&args),
     };

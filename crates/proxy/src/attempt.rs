@@ -4,12 +4,13 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use seaworthy::shared::bulkhead::Acquire;
 use seaworthy_config::Protocol;
 use seaworthy_core::gate::bulkhead;
@@ -17,10 +18,11 @@ use seaworthy_core::{Failure, Rejection};
 use tokio::net::TcpStream;
 
 use crate::executor::Local;
+use crate::node::Node;
 use crate::pool::Link;
 use crate::tape::Upload;
 use crate::task::{HasClock, timed};
-use crate::worker::{At, Worker};
+use crate::worker::Worker;
 
 /// The head of an answer, and what its body comes from.
 pub(crate) struct Answer {
@@ -48,23 +50,23 @@ pub(crate) enum Miss {
     Failed(Failure),
 }
 
-/// Makes an attempt at `at` with `request`, once the bulkhead has a place for it.
+/// Makes an attempt at `node` with `request`, once the bulkhead has a place for it.
 ///
 /// What is rare (connecting, HTTP/2, upgrades) is boxed, so that this future, which is moved with every call, stays small.
-pub(crate) async fn attempt(home: Rc<Worker>, at: At, mut request: Request<Upload>) -> Done {
-    let mut place = Place { home: &home, upstream: at.upstream, ticket: None, acquire: Some(Acquire::new()) };
+pub(crate) async fn attempt(home: Rc<Worker>, node: Rc<Node>, mut request: Request<Upload>) -> Done {
+    let mut place =
+        Place { home: &home, upstream: node.upstream, ticket: None, acquire: Some(Acquire::new()) };
     if let Err(rejection) = poll_fn(|cx| place.poll(cx)).await {
         return Done { result: Err(Miss::Refused(rejection)), place: None };
     }
-    if home.site.config.upstreams[at.upstream].protocol == Protocol::Http2 {
-        let sent = Box::pin(over_http2(&home, at, request)).await;
+    if home.site.config.upstreams[node.upstream].protocol == Protocol::Http2 {
+        let sent = Box::pin(over_http2(&home, &node, request)).await;
         return Done { result: sent.map_err(Miss::Failed), place: place.ticket.take() };
     }
     let result = loop {
-        let mut link = match poll_fn(|cx| Poll::Ready(home.node(at).pool.take(home.clock().now(), cx))).await
-        {
+        let mut link = match poll_fn(|cx| Poll::Ready(node.pool.take(home.clock().now(), cx))).await {
             Some(link) => link,
-            None => match Box::pin(connect_http1(&home, at)).await {
+            None => match Box::pin(connect_http1(&home, &node)).await {
                 Ok(link) => link,
                 Err(failure) => break Err(failure),
             },
@@ -139,8 +141,8 @@ async fn upgraded(mut link: Box<Link>) -> (TcpStream, Bytes) {
     link.into_parts()
 }
 
-async fn connect_http1(home: &Worker, at: At) -> Result<Box<Link>, Failure> {
-    let stream = connect(home, at).await?;
+async fn connect_http1(home: &Worker, node: &Node) -> Result<Box<Link>, Failure> {
+    let stream = connect(home, node).await?;
     let mut builder = http1::Builder::new();
     let limits = &home.site.config.limits;
     builder.max_headers(limits.headers as usize).max_buf_size(limits.header_bytes as usize);
@@ -149,16 +151,16 @@ async fn connect_http1(home: &Worker, at: At) -> Result<Box<Link>, Failure> {
 }
 
 /// A connection to the endpoint within the upstream's connect timeout.
-async fn connect(home: &Worker, at: At) -> Result<TcpStream, Failure> {
-    let upstream = &home.site.config.upstreams[at.upstream];
-    let endpoint = &upstream.endpoints[at.endpoint];
-    let connecting = pin!(TcpStream::connect((endpoint.host.as_str(), endpoint.port)));
+async fn connect(home: &Worker, node: &Node) -> Result<TcpStream, Failure> {
+    let upstream = &home.site.config.upstreams[node.upstream];
+    let address = &node.endpoint.address;
+    let connecting = pin!(TcpStream::connect((address.host.as_str(), address.port)));
     let until = home.clock().refresh().plus(upstream.connect_timeout);
     let stream =
         within(home, until, connecting).await.ok_or(Failure::Connect)?.map_err(|_| Failure::Connect)?;
     // Heads and small bodies must not wait for the acknowledgement of what went before.
     stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
-    home.counts(at).connected.add(1);
+    node.counts().connected.add(1);
     Ok(stream)
 }
 
@@ -179,9 +181,9 @@ async fn within<F: Future>(
     .await
 }
 
-async fn over_http2(home: &Rc<Worker>, at: At, mut request: Request<Upload>) -> Result<Answer, Failure> {
+async fn over_http2(home: &Rc<Worker>, node: &Node, mut request: Request<Upload>) -> Result<Answer, Failure> {
     loop {
-        let (mut sender, reused) = sender_http2(home, at).await?;
+        let (mut sender, reused) = sender_http2(home, node).await?;
         match sender.try_send_request(request).await {
             Ok(answer) => {
                 let (parts, body) = answer.into_parts();
@@ -189,7 +191,7 @@ async fn over_http2(home: &Rc<Worker>, at: At, mut request: Request<Upload>) -> 
             }
             Err(mut error) => match error.take_message() {
                 Some(unsent) if reused => {
-                    forget_http2(home, at, &sender).await;
+                    forget_http2(node, &sender).await;
                     request = unsent;
                 }
                 Some(_) => return Err(Failure::Unprocessed),
@@ -201,14 +203,16 @@ async fn over_http2(home: &Rc<Worker>, at: At, mut request: Request<Upload>) -> 
 }
 
 /// The shared connection, which is made if there is none that lives.
-async fn sender_http2(home: &Rc<Worker>, at: At) -> Result<(http2::SendRequest<Upload>, bool), Failure> {
-    let mut shared = home.node(at).pool.http2.lock().await;
+async fn sender_http2(home: &Rc<Worker>, node: &Node) -> Result<(http2::SendRequest<Upload>, bool), Failure> {
+    let mut shared = node.pool.http2.lock().await;
     if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
         return Ok((sender.clone(), true));
     }
-    let stream = connect(home, at).await?;
+    let stream = connect(home, node).await?;
     let mut builder = http2::Builder::new(Local(home.clone()));
     builder.max_header_list_size(home.site.config.limits.header_bytes as u32).adaptive_window(true);
+    // An endpoint that vanished without a word keeps its connections open, and every call would go on one of them.
+    builder.timer(TokioTimer::new()).keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_WAITS);
     let handshake = builder.handshake(TokioIo::new(stream));
     let (sender, conn) = handshake.await.map_err(|_| Failure::Connect)?;
     tokio::task::spawn_local(timed(home.clone(), async move {
@@ -220,8 +224,8 @@ async fn sender_http2(home: &Rc<Worker>, at: At) -> Result<(http2::SendRequest<U
 }
 
 /// Drops the shared connection if it is closed, so that the next call makes another.
-async fn forget_http2(home: &Worker, at: At, closed: &http2::SendRequest<Upload>) {
-    let mut shared = home.node(at).pool.http2.lock().await;
+async fn forget_http2(node: &Node, closed: &http2::SendRequest<Upload>) {
+    let mut shared = node.pool.http2.lock().await;
     if closed.is_closed() || shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
         *shared = None;
     }
@@ -240,3 +244,8 @@ fn is_refused(error: &hyper::Error) -> bool {
     }
     false
 }
+
+/// How often a shared connection that carries calls is asked whether its other end is still there.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// How long the other end may take to say so. Much longer than a round trip, as a busy endpoint answers late.
+const PING_WAITS: Duration = Duration::from_secs(5);

@@ -1,25 +1,29 @@
 //! One call, from its head to the answer's head: what the call machine decides, done with sockets.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use seaworthy::classify::Http;
-use seaworthy_config::Repeatable;
+use seaworthy_config::{HashOn, Repeatable};
 use seaworthy_core::call::fallback::covers;
 use seaworthy_core::call::{Call, Finish, Repeat, Start};
 use seaworthy_core::{Failure, Outcome, What, Why};
 
 use crate::answer::{Problem, fallback, tell_why};
 use crate::attempt::Answer;
+use crate::choice::Wish;
 use crate::client::{Client, Far};
 use crate::download::Download;
 use crate::driver::{Driver, Ending};
 use crate::head::{Asked, Refusal, clean_answer};
+use crate::keeper::hash;
 use crate::ledger::{About, Ledger};
 use crate::names;
 use crate::outgoing::Outgoing;
@@ -130,8 +134,10 @@ fn start(
             if repeat == Repeat::Never { 0 } else { home.site.config.limits.body_replay_bytes as usize };
         Tape::new(home.clone(), body, most)
     });
+    let key = key(home, upstream, &asked, ledger.client.peer);
     let outgoing = Outgoing::new(home, upstream, asked);
-    let driver = Driver::new(home.clone(), upstream, call, outgoing, tape, repeat != Repeat::Never);
+    let wish = Wish::new(key, repeat != Repeat::Never);
+    let driver = Driver::new(home.clone(), upstream, call, outgoing, tape, wish);
     Ok(Running { driver, ledger: Some(ledger), manner })
 }
 
@@ -182,6 +188,24 @@ fn repeat(home: &Worker, route: usize, asked: &Asked) -> Repeat {
         Repeatable::Always => Repeat::Safe,
         Repeatable::Never => Repeat::Never,
     }
+}
+
+/// What the request has in common with those that are to go to the same endpoint.
+fn key(home: &Worker, upstream: usize, asked: &Asked, peer: SocketAddr) -> Option<u64> {
+    let bytes: Cow<'_, [u8]> = match &home.site.config.upstreams[upstream].hash_on {
+        HashOn::None => return None,
+        HashOn::Header(name) => asked.headers.get(name)?.as_bytes().into(),
+        HashOn::Cookie(name) => cookie(&asked.headers, name)?.into(),
+        HashOn::Source => peer.ip().to_string().into_bytes().into(),
+    };
+    Some(hash(&bytes))
+}
+
+/// The value of the cookie `name` (RFC 6265, section 5.4).
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let fields = headers.get_all(header::COOKIE).into_iter();
+    let mut pairs = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
+    pairs.find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 /// What the answer must know of the request.

@@ -99,7 +99,7 @@ impl Stream {
         self.ended = true;
         if let (Some(link), Some(leg)) = (self.link.take(), &self.ledger.leg) {
             let home = &leg.home;
-            home.node(leg.at).pool.give(link, home.clock().now(), cx);
+            leg.node.pool.give(link, home.clock().now(), cx);
         }
         self.ledger.complete(outcome);
     }

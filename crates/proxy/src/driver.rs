@@ -10,19 +10,20 @@ use std::task::{Context, Poll};
 
 use http::Request;
 use seaworthy::classify::{Grpc, Http};
-use seaworthy::shared::{Commons, breaker};
+use seaworthy::shared::Commons;
 use seaworthy_core::call::{Action, Call, Event, Finish, Kind};
 use seaworthy_core::{Failure, Instant, Outcome, Policy, Reason, Rejection, Why};
 
 use crate::attempt::{Answer, Done, Miss, attempt};
-use crate::balance;
-use crate::flights::{Flights, Legs, Tried};
+use crate::choice::{Entry, Wish, choose};
+use crate::flights::{Flights, Legs};
 use crate::ledger::Leg;
 use crate::names;
+use crate::node::Node;
 use crate::outgoing::Outgoing;
 use crate::tape::{Tape, Upload};
 use crate::task::HasClock;
-use crate::worker::{At, Worker};
+use crate::worker::Worker;
 
 /// How a call ends, for the client.
 pub(crate) enum Ending {
@@ -48,7 +49,7 @@ pub(crate) struct Driver {
     outgoing: Outgoing,
     tape: Option<Rc<Tape>>,
     legs: Legs,
-    tried: Tried,
+    wish: Wish,
     /// The answers that are held: one that may be the best there will be, and one that has just come.
     held: [Option<(u8, Box<Answer>)>; 2],
     told_spent: bool,
@@ -63,7 +64,7 @@ impl Driver {
         call: Call,
         outgoing: Outgoing,
         tape: Option<Rc<Tape>>,
-        repeatable: bool,
+        wish: Wish,
     ) -> Self {
         Self {
             home,
@@ -72,10 +73,10 @@ impl Driver {
             outgoing,
             tape,
             legs: Legs::default(),
-            tried: Tried::default(),
             held: [None, None],
             // What is not to be repeated anyway has a better reason than the size of its body.
-            told_spent: !repeatable,
+            told_spent: !wish.may_probe,
+            wish,
             moved: 0,
         }
     }
@@ -107,7 +108,7 @@ impl Driver {
     fn poll<F, M>(&mut self, flights: &mut Flights<'_, F, M>, cx: &mut Context<'_>) -> Poll<Ending>
     where
         F: Future<Output = Done>,
-        M: Fn(Rc<Worker>, At, Request<Upload>) -> F,
+        M: Fn(Rc<Worker>, Rc<Node>, Request<Upload>) -> F,
     {
         loop {
             let now = self.home.clock().now();
@@ -137,7 +138,7 @@ impl Driver {
     fn act<F, M>(&mut self, now: Instant, flights: &mut Flights<'_, F, M>) -> Result<Ending, Option<Instant>>
     where
         F: Future<Output = Done>,
-        M: Fn(Rc<Worker>, At, Request<Upload>) -> F,
+        M: Fn(Rc<Worker>, Rc<Node>, Request<Upload>) -> F,
     {
         loop {
             match self.call.next_action(now, &mut commons(&self.home, self.upstream)) {
@@ -165,9 +166,9 @@ impl Driver {
         flights: &mut Flights<'_, F, M>,
     ) where
         F: Future<Output = Done>,
-        M: Fn(Rc<Worker>, At, Request<Upload>) -> F,
+        M: Fn(Rc<Worker>, Rc<Node>, Request<Upload>) -> F,
     {
-        let (at, ticket) = match self.choose(now, kind) {
+        let entry = match self.choose(now, kind) {
             Ok(chosen) => chosen,
             Err(rejection) => {
                 return self.call.on_event(
@@ -177,57 +178,23 @@ impl Driver {
                 );
             }
         };
-        if let Some(rejection) = ticket.shadow() {
+        if let Some(rejection) = entry.ticket.shadow() {
             self.call.would_reject(now, attempt, rejection);
         }
-        self.tried.add(at.endpoint);
-        self.legs.put(Leg::new(self.home.clone(), at, attempt, kind, ticket));
+        let node = entry.node.clone();
+        self.legs.put(Leg::new(self.home.clone(), entry, attempt, kind));
         let upload = self.tape.as_ref().map_or(Upload::Empty, Upload::of);
         let request = self.outgoing.request(now, attempt, due, upload);
-        flights.add(attempt, (flights.make)(self.home.clone(), at, request));
+        flights.add(attempt, (flights.make)(self.home.clone(), node, request));
     }
 
-    /// An endpoint whose breaker admits the attempt.
-    fn choose(&self, now: Instant, kind: Kind) -> Result<(At, breaker::Ticket), Rejection> {
-        let upstream = self.upstream;
+    /// An endpoint for the attempt.
+    fn choose(&mut self, now: Instant, kind: Kind) -> Result<Entry, Rejection> {
         let hedge = kind == Kind::Hedge;
         if hedge && self.tape.as_ref().is_some_and(|tape| !tape.is_whole()) {
             return Err(Rejection::new(Policy::Hedge, Reason::BodyTooLarge));
         }
-        let nodes = &self.home.nodes[upstream];
-        let tried = |n: usize| self.tried.has(n);
-        let draw = |below| self.home.ids.borrow_mut().below(below);
-        let mut refusal: Option<Rejection> = None;
-        for endpoint in balance::order(nodes.len(), draw, |n| nodes[n].load.cost(now), tried) {
-            if hedge && tried(endpoint) {
-                continue;
-            }
-            let at = At { upstream, endpoint };
-            match self.home.service(upstream).breakers[endpoint].admit_telling(now) {
-                (Ok(ticket), change) => {
-                    self.changed(at, change);
-                    return Ok((at, ticket));
-                }
-                (Err(rejection), change) => {
-                    self.changed(at, change);
-                    self.home.counts(at).refused.add(1);
-                    refusal = Some(sooner(refusal, rejection));
-                }
-            }
-        }
-        match refusal {
-            Some(rejection) if nodes.len() == 1 => Err(rejection),
-            other => Err(Rejection {
-                retry_after: other.and_then(|r| r.retry_after),
-                ..Rejection::new(Policy::Balancer, Reason::NoEndpoint)
-            }),
-        }
-    }
-
-    fn changed(&self, at: At, change: Option<seaworthy_core::gate::breaker::Change>) {
-        if let Some(change) = change {
-            self.home.site.journal.breaker(&self.home.site.config, at, &change);
-        }
+        choose(&self.home, self.upstream, now, hedge, &mut self.wish)
     }
 
     /// An attempt has ended, or its answer's head is there.
@@ -329,16 +296,6 @@ impl Drop for Driver {
 /// What the calls to the upstream share. Not a method, as it is needed beside the call that is being changed.
 fn commons(home: &Worker, upstream: usize) -> &Commons {
     &home.service(upstream).commons
-}
-
-/// The refusal that ends sooner.
-fn sooner(a: Option<Rejection>, b: Rejection) -> Rejection {
-    match a {
-        Some(a) if a.retry_after.is_some() && (b.retry_after.is_none() || a.retry_after <= b.retry_after) => {
-            a
-        }
-        _ => b,
-    }
 }
 
 fn is_grpc(answer: &Answer) -> bool {

@@ -93,24 +93,3 @@ impl Legs {
         Some(self.more.swap_remove(n))
     }
 }
-
-/// The endpoints that were tried.
-#[derive(Default)]
-pub(crate) struct Tried {
-    first: Option<usize>,
-    more: Vec<usize>,
-}
-
-impl Tried {
-    pub(crate) fn add(&mut self, endpoint: usize) {
-        if self.first.is_none() {
-            self.first = Some(endpoint);
-        } else {
-            self.more.push(endpoint);
-        }
-    }
-
-    pub(crate) fn has(&self, endpoint: usize) -> bool {
-        self.first == Some(endpoint) || self.more.contains(&endpoint)
-    }
-}

@@ -24,11 +24,6 @@ impl Ids {
         self.rng.next_u64()
     }
 
-    /// A random number below `below`, which is not 0.
-    pub(crate) fn below(&mut self, below: usize) -> usize {
-        self.rng.below(below as u64) as usize
-    }
-
     /// A new request id: 128 bits in lower-case hexadecimal.
     pub(crate) fn request_id(&mut self) -> HeaderValue {
         let bits = u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64());

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,14 +16,15 @@ use seaworthy_config::{Config, Format, Level};
 use seaworthy_core::Why;
 use seaworthy_core::gate::breaker::Change;
 
+use crate::fleet::Endpoint;
 use crate::ledger::{About, End};
-use crate::worker::At;
 
 /// One call, as the log tells it.
 pub(crate) struct Access {
     pub peer: SocketAddr,
     pub route: Option<usize>,
-    pub at: Option<At>,
+    /// The upstream and its endpoint that answered.
+    pub at: Option<(usize, Arc<Endpoint>)>,
     pub attempts: u8,
     pub status: Option<StatusCode>,
     pub head: Option<Duration>,
@@ -86,15 +88,14 @@ impl Journal {
         let _ = self.lines.try_send(Line::Event(line.finish()));
     }
 
-    /// Logs that a breaker changed.
-    pub(crate) fn breaker(&self, config: &Config, at: At, change: &Change) {
-        let upstream = &config.upstreams[at.upstream];
+    /// Logs that the breaker of an upstream's endpoint changed.
+    pub(crate) fn breaker(&self, upstream: &str, endpoint: &Endpoint, change: &Change) {
         self.event(
             Level::Warn,
             "breaker",
             &[
-                ("upstream", &upstream.name),
-                ("endpoint", &upstream.endpoints[at.endpoint].authority()),
+                ("upstream", upstream),
+                ("endpoint", &endpoint.authority),
                 ("from", change.from.name()),
                 ("to", change.to.name()),
                 ("cause", change.cause.name()),
@@ -115,18 +116,15 @@ impl Writer {
 /// What places are called.
 struct Names {
     routes: Vec<String>,
-    upstreams: Vec<(String, Vec<String>)>,
+    upstreams: Vec<String>,
     format: Format,
 }
 
 impl Names {
     fn of(config: &Config) -> Self {
-        let upstreams = config.upstreams.iter().map(|upstream| {
-            (upstream.name.clone(), upstream.endpoints.iter().map(|endpoint| endpoint.authority()).collect())
-        });
         Self {
             routes: config.routes.iter().map(|route| route.name.clone()).collect(),
-            upstreams: upstreams.collect(),
+            upstreams: config.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
             format: config.log.format,
         }
     }
@@ -173,10 +171,9 @@ fn render(access: &Access, names: &Names) -> String {
     }
     line.text("client", &access.peer.ip().to_string());
     line.text("route", access.route.map_or("", |n| &names.routes[n]));
-    if let Some(at) = access.at {
-        let (upstream, endpoints) = &names.upstreams[at.upstream];
-        line.text("upstream", upstream);
-        line.text("endpoint", &endpoints[at.endpoint]);
+    if let Some((upstream, endpoint)) = &access.at {
+        line.text("upstream", &names.upstreams[*upstream]);
+        line.text("endpoint", &endpoint.authority);
     }
     line.number("attempts", f64::from(access.attempts));
     line.number("status", access.status.map_or(0.0, |s| f64::from(s.as_u16())));

@@ -12,43 +12,48 @@ use seaworthy_core::call::Kind;
 use seaworthy_core::gate::{bulkhead, limit};
 use seaworthy_core::{Failure, Instant, Outcome, Why};
 
+use crate::choice::Entry;
 use crate::client::Client;
 use crate::head::Asked;
 use crate::ids;
 use crate::journal::Access;
+use crate::node::Node;
 use crate::task::HasClock;
-use crate::worker::{At, Worker};
+use crate::worker::Worker;
 
 /// One attempt's dues.
 pub(crate) struct Leg {
     pub home: Rc<Worker>,
-    pub at: At,
+    /// Where it went.
+    pub node: Rc<Node>,
     pub attempt: u8,
     /// When it was sent.
     pub sent: Instant,
     /// When its breaker is to hear that it still runs; [`Instant::FAR`] if never.
     pub overdue_at: Instant,
     ticket: Option<breaker::Ticket>,
+    /// Its permit to enter the region.
+    visa: Option<limit::Permit>,
     /// Its place in the bulkhead.
     pub place: Option<bulkhead::Ticket>,
 }
 
 impl Leg {
-    pub(crate) fn new(home: Rc<Worker>, at: At, attempt: u8, kind: Kind, ticket: breaker::Ticket) -> Self {
-        home.node(at).load.begin();
-        home.counts(at).start(kind);
+    pub(crate) fn new(home: Rc<Worker>, entry: Entry, attempt: u8, kind: Kind) -> Self {
+        let Entry { node, ticket, visa } = entry;
+        node.begin();
+        node.counts().start(kind);
         let sent = home.clock().now();
-        let hung_after = home.site.config.upstreams[at.upstream].breaker.hung_after;
-        let overdue_at = hung_after.map_or(Instant::FAR, |after| sent.plus(after));
-        Self { home, at, attempt, sent, overdue_at, ticket: Some(ticket), place: None }
+        let overdue_at = node.endpoint.breaker.overdue_at(sent);
+        Self { home, node, attempt, sent, overdue_at, ticket: Some(ticket), visa, place: None }
     }
 
     /// Settles the breaker's ticket, if it has not been, and counts the outcome.
     pub(crate) fn settle(&mut self, now: Instant, outcome: Outcome) {
         let Some(ticket) = self.ticket.take() else { return };
-        self.home.counts(self.at).count(outcome);
+        self.node.counts().count(outcome);
         if outcome != Outcome::Abandoned {
-            self.home.node(self.at).load.observe(now, now.since(self.sent));
+            self.node.observe(now, now.since(self.sent), outcome);
         }
         self.breaker_settles(now, ticket, outcome);
     }
@@ -56,31 +61,26 @@ impl Leg {
     /// Tells the breaker that the attempt has run for long and still does.
     pub(crate) fn overdue(&mut self, now: Instant) {
         self.overdue_at = Instant::FAR;
-        let breaker = &self.home.service(self.at.upstream).breakers[self.at.endpoint];
-        if let Some(change) = self.ticket.as_mut().and_then(|ticket| breaker.overdue(now, ticket)) {
-            self.home.site.journal.breaker(&self.home.site.config, self.at, &change);
-        }
+        let breaker = &self.node.endpoint.breaker;
+        let change = self.ticket.as_mut().and_then(|ticket| breaker.overdue(now, ticket));
+        self.node.changed(&self.home.site, change);
     }
 
     /// Its answer broke off, or ended badly, after it had been settled as a success: that is a failure as well.
     pub(crate) fn broke_late(&mut self, now: Instant, outcome: Outcome) {
-        self.home.counts(self.at).broken_bodies.add(1);
+        self.node.counts().broken_bodies.add(1);
         if self.ticket.is_some() {
             return self.settle(now, outcome);
         }
-        self.home.counts(self.at).count(outcome);
-        let breaker = &self.home.service(self.at.upstream).breakers[self.at.endpoint];
+        self.node.counts().count(outcome);
         // A breaker that refuses has noticed already.
-        if let Ok(ticket) = breaker.admit(now) {
+        if let Ok(ticket) = self.node.endpoint.breaker.admit(now) {
             self.breaker_settles(now, ticket, outcome);
         }
     }
 
     fn breaker_settles(&self, now: Instant, ticket: breaker::Ticket, outcome: Outcome) {
-        let breaker = &self.home.service(self.at.upstream).breakers[self.at.endpoint];
-        if let Some(change) = breaker.settle(now, ticket, outcome) {
-            self.home.site.journal.breaker(&self.home.site.config, self.at, &change);
-        }
+        self.node.changed(&self.home.site, self.node.endpoint.breaker.settle(now, ticket, outcome));
     }
 }
 
@@ -88,9 +88,12 @@ impl Drop for Leg {
     fn drop(&mut self) {
         let now = self.home.clock().now();
         self.settle(now, Outcome::Abandoned);
-        self.home.node(self.at).load.end();
+        self.node.end();
         if let Some(place) = self.place.take() {
-            self.home.service(self.at.upstream).bulkhead.settle(now, place);
+            self.home.service(self.node.upstream).bulkhead.settle(now, place);
+        }
+        if let (Some(visa), Some(limit)) = (self.visa.take(), &self.node.endpoint.region.limit) {
+            limit.release(visa);
         }
     }
 }
@@ -238,7 +241,7 @@ impl Ledger {
         let access = Access {
             peer: self.client.peer,
             route: self.route,
-            at: leg.map(|leg| leg.at),
+            at: leg.map(|leg| (leg.node.upstream, leg.node.endpoint.clone())),
             attempts: self.attempts,
             status: self.status,
             head: self.head.map(since),

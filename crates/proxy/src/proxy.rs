@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use seaworthy_config::{Config, Level};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::journal::{Journal, Writer};
+use crate::keeper::{self, Order};
 use crate::listen;
+use crate::process::Shim;
 use crate::site::Site;
 use crate::worker::Worker;
 
@@ -46,8 +48,10 @@ impl Proxy {
             None => None,
         };
         let (journal, writer) = Journal::start(&config).map_err(Error::Thread)?;
-        let site = Arc::new(Site::new(config, workers, journal, arbitrary_seed()));
-        Ok(Bound { site, shares, addresses, admin, writer })
+        let (tell, orders) = mpsc::unbounded_channel();
+        let site = Arc::new(Site::new(config, workers, journal, tell));
+        let shim = Shim::ourselves(SHIM);
+        Ok(Bound { site, shares, addresses, admin, writer, orders, shim })
     }
 }
 
@@ -104,6 +108,8 @@ pub struct Bound {
     addresses: Vec<SocketAddr>,
     admin: Option<TcpListener>,
     writer: Writer,
+    orders: mpsc::UnboundedReceiver<Order>,
+    shim: Shim,
 }
 
 impl fmt::Debug for Bound {
@@ -125,6 +131,13 @@ impl Bound {
         self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
+    /// Starts supervised processes through another program than this one with its subcommand `exec-child`; see
+    /// [`exec_child`](crate::process::exec_child).
+    pub fn through(mut self, shim: Shim) -> Self {
+        self.shim = shim;
+        self
+    }
+
     /// Serves until `shutdown`, then drains: readiness turns false, the listeners close, and calls in flight get the
     /// configuration's `drain` to finish. Needs a tokio runtime with a timer; the workers have threads of their own.
     ///
@@ -140,10 +153,16 @@ impl Bound {
         shutdown: impl Future<Output = ()>,
         at_once: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        let Self { site, shares, addresses, admin, writer } = self;
+        let Self { site, shares, addresses, admin, writer, orders, shim } = self;
         let (stage, seen) = watch::channel(Stage::Serving);
         let (ended, mut endings) = tokio::sync::mpsc::unbounded_channel();
-        let mut threads = Vec::new();
+        let (begun, begins) = oneshot::channel();
+        let mut threads = vec![spawn("keeper", {
+            let (site, seen) = (site.clone(), seen.clone());
+            move || keeper::serve(site, shim, arbitrary_seed(), seen, orders, begun)
+        })?];
+        // A keeper that did not get as far has ended, which its thread will tell.
+        let _ = begins.await;
         for (number, listeners) in shares.into_iter().enumerate() {
             let (site, seen, ended) = (site.clone(), seen.clone(), Ended(ended.clone()));
             threads.push(spawn(&format!("worker-{number}"), move || {
@@ -163,7 +182,7 @@ impl Bound {
             () = shutdown => false,
             _ = endings.recv() => true,
         };
-        site.ready.store(false, Ordering::Release);
+        site.serving.store(false, Ordering::Release);
         site.journal.event(Level::Info, "draining", &[]);
         stage.send_replace(Stage::Draining);
         let all_ended = async { while endings.recv().await.is_some() {} };
@@ -330,6 +349,9 @@ impl Signals {
         }
     }
 }
+
+/// The subcommand of the `seaworthy` command that becomes a supervised process.
+const SHIM: &str = "exec-child";
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

@@ -3,13 +3,16 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use seaworthy::shared::{Breaker, Bulkhead, Commons, Limit};
-use seaworthy_config::Config;
+use seaworthy::shared::{Bulkhead, Commons, Limit};
+use seaworthy_config::{Config, Where};
 use seaworthy_core::call::{self, Plan};
 use seaworthy_core::gate::{breaker, bulkhead, limit};
 use seaworthy_core::{Instant, Mode, Rules, Valid};
+use tokio::sync::mpsc;
 
+use crate::fleet::Fleet;
 use crate::journal::Journal;
+use crate::keeper::Order;
 use crate::tally::Tally;
 
 /// What all workers share.
@@ -22,8 +25,12 @@ pub(crate) struct Site {
     tuning: Mutex<Tuning>,
     /// Counts the changes of the plans, so that workers notice.
     pub version: AtomicU64,
-    /// Whether new calls are welcome.
-    pub ready: AtomicBool,
+    /// Whether new calls are taken: until the proxy drains.
+    pub serving: AtomicBool,
+    /// Whether every source of endpoints has said something.
+    complete: AtomicBool,
+    /// Where operators' orders for the keeper go.
+    pub orders: mpsc::UnboundedSender<Order>,
     /// Client connections there are.
     pub connections: AtomicU32,
     /// Client connections that were turned away, as there were too many.
@@ -40,33 +47,64 @@ pub(crate) struct Service {
     pub limit: Limit,
     /// How many attempts run.
     pub bulkhead: Bulkhead,
-    /// By endpoint.
-    pub breakers: Vec<Breaker>,
+    /// Its endpoints.
+    pub fleet: Fleet,
     /// What its calls learn.
     pub commons: Commons,
 }
 
 impl Site {
-    pub(crate) fn new(config: Config, workers: usize, journal: Journal, seed: u64) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        workers: usize,
+        journal: Journal,
+        orders: mpsc::UnboundedSender<Order>,
+    ) -> Self {
         let services = config.upstreams.iter().map(|upstream| Service {
             limit: Limit::new(upstream.limit),
             bulkhead: Bulkhead::new(upstream.bulkhead),
-            breakers: (0..upstream.endpoints.len() as u64)
-                .map(|n| Breaker::new(upstream.breaker, seed ^ n.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
-                .collect(),
+            fleet: Fleet::new(upstream.balance, upstream.sources.len()),
             commons: Commons::new(upstream.call),
         });
         Self {
             services: services.collect(),
             tuning: Mutex::new(Tuning::of(&config)),
             version: AtomicU64::new(0),
-            ready: AtomicBool::new(true),
+            serving: AtomicBool::new(true),
+            complete: AtomicBool::new(false),
+            orders,
             connections: AtomicU32::new(0),
             turned_away: AtomicU64::new(0),
             tallies: (0..workers).map(|_| Arc::new(Tally::new(&config))).collect(),
             journal,
             config,
         }
+    }
+
+    /// Every source of endpoints has said something.
+    pub(crate) fn complete(&self) {
+        self.complete.store(true, Ordering::Release);
+    }
+
+    /// Whether new calls are welcome.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.serving.load(Ordering::Acquire) && self.complete.load(Ordering::Acquire)
+    }
+
+    /// A source of endpoints, as the configuration spells it.
+    pub(crate) fn spelt(&self, at: &Where) -> String {
+        match at {
+            Where::Address(address) => address.to_string(),
+            Where::Dns(name) => format!("dns://{}", name.authority()),
+            Where::Srv(name) => format!("srv://{name}"),
+            Where::File(path) => format!("file://{}", path.display()),
+            Where::Process(n) => format!("process://{}", self.config.processes[*n].name),
+        }
+    }
+
+    /// The numbers of the breakers of an upstream's endpoints.
+    pub(crate) fn breaker(&self, upstream: usize) -> Valid<breaker::Config> {
+        self.tuning().upstreams[upstream].breaker
     }
 
     /// How the calls of each route go, by route.
@@ -97,7 +135,8 @@ impl Site {
         match policy {
             "breaker" => {
                 tuned.breaker = valid(breaker::Config { mode, ..*tuned.breaker })?;
-                service.breakers.iter().for_each(|breaker| breaker.reconfigure(now, tuned.breaker));
+                let roster = service.fleet.roster();
+                roster.iter().for_each(|endpoint| endpoint.breaker.reconfigure(now, tuned.breaker));
             }
             "limit" => {
                 tuned.limit = valid(limit::Config { mode, ..*tuned.limit })?;

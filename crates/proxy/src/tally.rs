@@ -36,8 +36,6 @@ impl Count {
 pub(crate) struct Tally {
     /// By route; the last is for calls that no route took.
     pub routes: Vec<RouteTally>,
-    /// By upstream and endpoint.
-    pub endpoints: Vec<Vec<EndpointTally>>,
     /// Client connections accepted.
     pub accepted: Count,
     /// Log lines dropped because the writer was behind.
@@ -59,8 +57,9 @@ pub(crate) struct RouteTally {
     pub total: Histogram,
 }
 
-/// The counts of one endpoint.
+/// What one worker counts of one endpoint, on cache lines of its own.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct EndpointTally {
     /// By [`outcome_name`].
     pub outcomes: [Count; OUTCOMES.len()],
@@ -72,6 +71,10 @@ pub(crate) struct EndpointTally {
     pub connected: Count,
     /// Answers that broke off.
     pub broken_bodies: Count,
+    /// Latencies that were learned.
+    pub timed: Count,
+    /// The sum of their logarithms, as the comparison of endpoints takes them.
+    pub logs: Count,
     /// Attempts in flight.
     pub in_flight: Count,
     /// Idle connections.
@@ -80,10 +83,8 @@ pub(crate) struct EndpointTally {
 
 impl Tally {
     pub(crate) fn new(config: &Config) -> Self {
-        let endpoints = |count: usize| (0..count).map(|_| EndpointTally::default()).collect();
         Self {
             routes: (0..=config.routes.len()).map(|_| RouteTally::default()).collect(),
-            endpoints: config.upstreams.iter().map(|upstream| endpoints(upstream.endpoints.len())).collect(),
             accepted: Count::default(),
             unlogged: Count::default(),
         }
@@ -97,6 +98,16 @@ impl EndpointTally {
         if let Some(n) = OUTCOMES.iter().position(|known| *known == name) {
             self.outcomes[n].add(1);
         }
+    }
+
+    /// Attempts that went well.
+    pub(crate) fn successes(&self) -> u64 {
+        self.outcomes[0].get()
+    }
+
+    /// Attempts that failed, by whatever failure; an endpoint that is overloaded and says so is none.
+    pub(crate) fn failures(&self) -> u64 {
+        self.outcomes[FAILURES].iter().map(Count::get).sum()
     }
 
     /// Counts an attempt that starts.
@@ -121,6 +132,8 @@ pub(crate) const fn outcome_name(outcome: Outcome) -> &'static str {
 /// Every outcome by its name.
 pub(crate) const OUTCOMES: [&str; 9] =
     ["success", "connect", "unprocessed", "timeout", "broken", "error", "overloaded", "ignored", "abandoned"];
+/// Those of them that are failures.
+const FAILURES: std::ops::RangeInclusive<usize> = 1..=5;
 /// Every kind of attempt.
 pub(crate) const KINDS: [Kind; 3] = [Kind::First, Kind::Retry, Kind::Hedge];
 

@@ -9,11 +9,10 @@ use std::task::Waker;
 
 use seaworthy_core::call::Plan;
 
-use crate::balance::Load;
 use crate::ids::Ids;
-use crate::pool::Pool;
+use crate::node::{Crew, Node};
 use crate::site::{Service, Site};
-use crate::tally::{EndpointTally, Tally};
+use crate::tally::Tally;
 use crate::task::{Clock, HasClock};
 
 /// One thread's share of the proxy. Everything in it is touched by that thread alone, but for what [`Site`] shares.
@@ -23,8 +22,8 @@ pub(crate) struct Worker {
     pub ids: RefCell<Ids>,
     /// What all workers share.
     pub site: Arc<Site>,
-    /// By upstream and endpoint.
-    pub nodes: Vec<Vec<Node>>,
+    /// By upstream.
+    pub crews: Vec<RefCell<Crew>>,
     /// What this worker counts.
     pub tally: Arc<Tally>,
     /// How the calls of each route go, and the site's version of that.
@@ -39,34 +38,14 @@ pub(crate) struct Worker {
     emptied: tokio::sync::Notify,
 }
 
-/// One endpoint, as one worker knows it.
-pub(crate) struct Node {
-    /// Connections to it.
-    pub pool: Pool,
-    /// How busy it is.
-    pub load: Load,
-}
-
-/// Which endpoint of which upstream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct At {
-    /// The upstream.
-    pub upstream: usize,
-    /// Its endpoint.
-    pub endpoint: usize,
-}
-
 impl Worker {
     pub(crate) fn new(site: Arc<Site>, number: usize, seed: u64) -> Rc<Self> {
-        let node = |most, timeout| Node { pool: Pool::new(most, timeout), load: Load::default() };
-        let nodes = site.config.upstreams.iter().map(|upstream| {
-            let most = upstream.idle_connections as usize;
-            upstream.endpoints.iter().map(|_| node(most, upstream.idle_timeout)).collect()
-        });
+        let mut ids = Ids::new(seed);
+        let crews = (0..site.services.len()).map(|n| RefCell::new(Crew::new(&site, n, number, ids.draw())));
         Rc::new(Self {
             clock: Clock::new(),
-            ids: RefCell::new(Ids::new(seed)),
-            nodes: nodes.collect(),
+            crews: crews.collect(),
+            ids: RefCell::new(ids),
             tally: site.tallies[number].clone(),
             plans: RefCell::new((site.version.load(Ordering::Acquire), site.plans())),
             site,
@@ -76,16 +55,6 @@ impl Worker {
             next_client: Cell::new(0),
             emptied: tokio::sync::Notify::new(),
         })
-    }
-
-    /// The endpoint at `at`.
-    pub(crate) fn node(&self, at: At) -> &Node {
-        &self.nodes[at.upstream][at.endpoint]
-    }
-
-    /// The counts of the endpoint at `at`.
-    pub(crate) fn counts(&self, at: At) -> &EndpointTally {
-        &self.tally.endpoints[at.upstream][at.endpoint]
     }
 
     /// The policies of the upstream.
@@ -139,16 +108,13 @@ impl Worker {
         }
     }
 
-    /// Once a second: closes connections that nobody needs, and publishes what goes up and down.
+    /// Once a second: closes connections that nobody needs, and lets go of endpoints that have left.
     pub(crate) fn sweep(&self) {
         let now = self.clock.refresh();
-        for (upstream, nodes) in self.nodes.iter().enumerate() {
-            for (endpoint, node) in nodes.iter().enumerate() {
-                node.pool.sweep(now);
-                let counts = self.counts(At { upstream, endpoint });
-                counts.idle.set(node.pool.idle() as u64);
-                counts.in_flight.set(u64::from(node.load.in_flight()));
-            }
+        for (crew, service) in self.crews.iter().zip(&self.site.services) {
+            let mut crew = crew.borrow_mut();
+            crew.muster(&service.fleet);
+            crew.nodes().for_each(|node: &Rc<Node>| node.sweep(now));
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::children::{Addresses, INSTANCES, SERVICES};
-use super::client::Pool;
+use crate::client::Pool;
 use crate::failure::Failure;
 use crate::out::Ink;
 

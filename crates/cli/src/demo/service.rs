@@ -32,7 +32,10 @@ pub(crate) struct Args {
     /// Which instance this is, from 1
     #[arg(long)]
     instance: usize,
-    /// The port on 127.0.0.1; 0 takes a free one
+    /// The address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    host: std::net::IpAddr,
+    /// The port; 0 takes a free one
     #[arg(long, default_value_t = 0)]
     port: u16,
     /// What service times and failures are drawn from
@@ -53,7 +56,7 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
 pub(super) const READY: &str = "ready ";
 
 async fn serve(args: &Args) -> Result<(), Failure> {
-    let listener = ports::listen(args.port)
+    let listener = ports::listen(args.host, args.port)
         .and_then(|listener| {
             listener.set_nonblocking(true)?;
             TcpListener::from_std(listener)

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::children::{Addresses, INSTANCES, ORDERS, SERVICES};
-use super::client::Pool;
+use crate::client::Pool;
 
 /// Which way a call went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

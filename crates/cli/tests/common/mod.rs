@@ -1,6 +1,8 @@
 //! What the tests of the command share.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+pub(crate) mod shop;
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -10,6 +12,7 @@ pub(crate) fn seaworthy() -> Command {
 }
 
 /// Runs the command to its end.
+#[allow(dead_code, reason = "each test file takes what it needs")]
 pub(crate) fn run(arguments: &[&str]) -> Output {
     seaworthy().args(arguments).output().unwrap()
 }

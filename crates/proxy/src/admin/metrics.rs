@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use seaworthy::clock;
 use seaworthy_core::gate::breaker::State;
 
+use crate::fleet::Endpoint;
 use crate::site::Site;
 use crate::tally::{BUCKETS, EndpointTally, Histogram, KINDS, OUTCOMES, RouteTally};
 
@@ -24,6 +25,7 @@ fn write(out: &mut String, site: &Site) -> fmt::Result {
     routes(out, site)?;
     endpoints(out, site)?;
     breakers(out, site)?;
+    checks(out, site)?;
     upstreams(out, site)
 }
 
@@ -44,7 +46,7 @@ fn connections(out: &mut String, site: &Site) -> fmt::Result {
     let dropped: u64 = site.tallies.iter().map(|tally| tally.unlogged.get()).sum();
     writeln!(out, "seaworthy_log_lines_dropped_total {dropped}")?;
     family(out, "ready", "gauge", "Whether new calls are welcome.")?;
-    writeln!(out, "seaworthy_ready {}", u8::from(site.ready.load(Ordering::Relaxed)))
+    writeln!(out, "seaworthy_ready {}", u8::from(site.is_ready()))
 }
 
 fn routes(out: &mut String, site: &Site) -> fmt::Result {
@@ -136,7 +138,7 @@ fn endpoints(out: &mut String, site: &Site) -> fmt::Result {
         ("broken_answers_total", "counter", "Answers that broke off or ended badly after their head.", |e| {
             e.broken_bodies.get()
         }),
-        ("attempts_in_flight", "gauge", "Attempts in flight, a second ago at most.", |e| e.in_flight.get()),
+        ("attempts_in_flight", "gauge", "Attempts in flight.", |e| e.in_flight.get()),
         ("upstream_connections_idle", "gauge", "Idle connections, a second ago at most.", |e| e.idle.get()),
     ];
     for (metric, kind, help, pick) in counts {
@@ -154,33 +156,31 @@ fn each(
     site: &Site,
     mut write: impl FnMut(&mut String, &str, Sum<'_>) -> fmt::Result,
 ) -> fmt::Result {
-    for (u, upstream) in site.config.upstreams.iter().enumerate() {
-        for (e, endpoint) in upstream.endpoints.iter().enumerate() {
-            let labels = format!(
-                "upstream=\"{}\",endpoint=\"{}\"",
-                label(&upstream.name),
-                label(&endpoint.authority())
-            );
-            let sum = |pick: &dyn Fn(&EndpointTally) -> u64| -> u64 {
-                site.tallies.iter().map(|tally| pick(&tally.endpoints[u][e])).sum()
-            };
-            write(out, &labels, &sum)?;
+    for (upstream, service) in site.config.upstreams.iter().zip(&site.services) {
+        for endpoint in service.fleet.roster().iter() {
+            let labels = labels(&upstream.name, endpoint);
+            write(out, &labels, &|pick| endpoint.sum(pick))?;
         }
     }
     Ok(())
+}
+
+fn labels(upstream: &str, endpoint: &Endpoint) -> String {
+    let region = &endpoint.region.name;
+    let mut labels = format!("upstream=\"{}\",endpoint=\"{}\"", label(upstream), label(&endpoint.authority));
+    if !region.is_empty() {
+        labels.push_str(&format!(",region=\"{}\"", label(region)));
+    }
+    labels
 }
 
 fn breakers(out: &mut String, site: &Site) -> fmt::Result {
     let now = clock::now();
     let mut lines = [String::new(), String::new(), String::new()];
     for (upstream, service) in site.config.upstreams.iter().zip(&site.services) {
-        for (endpoint, breaker) in upstream.endpoints.iter().zip(&service.breakers) {
-            let labels = format!(
-                "upstream=\"{}\",endpoint=\"{}\"",
-                label(&upstream.name),
-                label(&endpoint.authority())
-            );
-            let seen = breaker.snapshot(now);
+        for endpoint in service.fleet.roster().iter() {
+            let labels = labels(&upstream.name, endpoint);
+            let seen = endpoint.breaker.snapshot(now);
             for state in [State::Closed, State::Open, State::HalfOpen, State::Ramping] {
                 let is = u8::from(seen.state == state);
                 writeln!(lines[0], "seaworthy_breaker_state{{{labels},state=\"{}\"}} {is}", state.name())?;
@@ -203,6 +203,19 @@ fn breakers(out: &mut String, site: &Site) -> fmt::Result {
     Ok(())
 }
 
+/// What active checks say, where there are any.
+fn checks(out: &mut String, site: &Site) -> fmt::Result {
+    family(out, "endpoint_up", "gauge", "Whether its checks find the endpoint well.")?;
+    for (upstream, service) in site.config.upstreams.iter().zip(&site.services) {
+        for endpoint in service.fleet.roster().iter() {
+            let Some(checkup) = endpoint.checkup() else { continue };
+            let up = u8::from(checkup.state.is_usable());
+            writeln!(out, "seaworthy_endpoint_up{{{}}} {up}", labels(&upstream.name, endpoint))?;
+        }
+    }
+    Ok(())
+}
+
 fn upstreams(out: &mut String, site: &Site) -> fmt::Result {
     let now = clock::now();
     let mut rows = [
@@ -214,11 +227,15 @@ fn upstreams(out: &mut String, site: &Site) -> fmt::Result {
         ("learned_typical_seconds", "The median latency."),
         ("retry_budget_tokens", "Retries that the budget has left."),
         ("hedge_budget_tokens", "Hedges that the budget has left."),
+        ("endpoints", "Endpoints that are known."),
+        ("panic", "Whether so many checks fail that none is believed."),
+        ("discovery_troubles", "Sources of endpoints that can't say what there is."),
     ]
     .map(|(name, help)| (name, help, Vec::new()));
     for (upstream, service) in site.config.upstreams.iter().zip(&site.services) {
         let (limit, bulkhead, call) =
             (service.limit.snapshot(), service.bulkhead.snapshot(now), service.commons.snapshot(now));
+        let roster = service.fleet.roster();
         let values = [
             Some(f64::from(limit.in_flight)),
             Some(f64::from(limit.max_in_flight)),
@@ -228,6 +245,9 @@ fn upstreams(out: &mut String, site: &Site) -> fmt::Result {
             call.learned.typical.map(|d| d.as_secs_f64()),
             Some(call.retry_tokens),
             Some(call.hedge_tokens),
+            Some(roster.iter().count() as f64),
+            Some(f64::from(u8::from(roster.table.panics()))),
+            Some(service.fleet.troubles().iter().flatten().count() as f64),
         ];
         for (row, value) in rows.iter_mut().zip(values) {
             row.2.extend(value.map(|value| (label(&upstream.name), value)));

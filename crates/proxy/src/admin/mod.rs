@@ -30,10 +30,11 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
-use tokio::sync::watch;
+use serde_json::{Value, json};
+use tokio::sync::{oneshot, watch};
 
 use crate::full::Full;
+use crate::keeper::{Order, What};
 use crate::proxy::{Error, Stage, runtime};
 use crate::site::Site;
 
@@ -80,33 +81,62 @@ async fn answer(site: &Site, request: Request<Incoming>) -> Result<Response<Full
     if let Err(reason) = is_from_here(&parts.headers) {
         return Ok(failure(StatusCode::FORBIDDEN, reason));
     }
-    let get = parts.method == Method::GET || parts.method == Method::HEAD;
-    Ok(match parts.uri.path() {
-        "/health/live" if get => text("text/plain; charset=utf-8", "live\n".into()),
-        "/health/ready" if get => ready(site),
-        "/metrics" if get => text("text/plain; version=0.0.4; charset=utf-8", metrics::render(site)),
-        "/api/state" if get => json_answer(&state::render(site)),
-        path @ ("/api/breaker" | "/api/mode") if parts.method == Method::POST => {
-            match read_json(&parts.headers, body).await {
-                Ok(order) => match steer::obey(site, path, &order) {
-                    Ok(done) => json_answer(&done),
-                    Err(reason) => failure(StatusCode::UNPROCESSABLE_ENTITY, &reason),
-                },
-                Err((status, reason)) => failure(status, reason),
-            }
-        }
-        "/health/live" | "/health/ready" | "/metrics" | "/api/state" | "/api/breaker" | "/api/mode" => {
-            failure(StatusCode::METHOD_NOT_ALLOWED, "this path has another method")
-        }
-        _ => failure(StatusCode::NOT_FOUND, "there is nothing here; see /metrics, /health/ready, /api/state"),
+    let path = parts.uri.path();
+    let Some((_, takes)) = PATHS.iter().find(|(known, _)| *known == path) else {
+        return Ok(failure(
+            StatusCode::NOT_FOUND,
+            "there is nothing here; see /metrics, /health/ready, /api/state",
+        ));
+    };
+    let method = if parts.method == Method::HEAD { &Method::GET } else { &parts.method };
+    if method != takes {
+        return Ok(failure(StatusCode::METHOD_NOT_ALLOWED, "this path has another method"));
+    }
+    if method == Method::GET {
+        return Ok(show(site, path).await);
+    }
+    Ok(match read_json(&parts.headers, body).await {
+        Ok(order) => told(steer::obey(site, path, &order).await),
+        Err((status, reason)) => failure(status, reason),
     })
 }
 
+async fn show(site: &Site, path: &str) -> Response<Full> {
+    match path {
+        "/health/live" => text("text/plain; charset=utf-8", "live\n".into()),
+        "/health/ready" => ready(site),
+        "/metrics" => text("text/plain; version=0.0.4; charset=utf-8", metrics::render(site)),
+        "/api/regions" => told(ask(site, What::Regions).await),
+        "/api/processes" => told(ask(site, What::Processes).await),
+        _ => json_answer(&state::render(site)),
+    }
+}
+
+/// What the keeper has to say.
+///
+/// # Errors
+/// Why it can't.
+pub(crate) async fn ask(site: &Site, what: What) -> Result<Value, String> {
+    let (reply, answer) = oneshot::channel();
+    let gone = |()| "the proxy is stopping".to_owned();
+    site.orders.send(Order { what, reply }).map_err(|_| gone(()))?;
+    answer.await.map_err(|_| gone(()))?
+}
+
+fn told(result: Result<Value, String>) -> Response<Full> {
+    match result {
+        Ok(value) => json_answer(&value),
+        Err(reason) => failure(StatusCode::UNPROCESSABLE_ENTITY, &reason),
+    }
+}
+
 fn ready(site: &Site) -> Response<Full> {
-    if site.ready.load(Ordering::Acquire) {
+    if site.is_ready() {
         return text("text/plain; charset=utf-8", "ready\n".into());
     }
-    let mut response = text("text/plain; charset=utf-8", "draining\n".into());
+    let serving = site.serving.load(Ordering::Acquire);
+    let why = if serving { "waiting for endpoints\n" } else { "draining\n" };
+    let mut response = text("text/plain; charset=utf-8", why.into());
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     response
 }
@@ -170,6 +200,20 @@ fn failure(status: StatusCode, detail: &str) -> Response<Full> {
     response
 }
 
+/// Every path, and the method that it takes.
+const PATHS: [(&str, Method); 11] = [
+    ("/health/live", Method::GET),
+    ("/health/ready", Method::GET),
+    ("/metrics", Method::GET),
+    ("/api/state", Method::GET),
+    ("/api/regions", Method::GET),
+    ("/api/processes", Method::GET),
+    ("/api/breaker", Method::POST),
+    ("/api/mode", Method::POST),
+    ("/api/evacuate", Method::POST),
+    ("/api/restore", Method::POST),
+    ("/api/restart", Method::POST),
+];
 /// Connections of operators at a time; more wait.
 const MOST_OPERATORS: usize = 64;
 /// How long an operator's connection may take for a head.

@@ -4,9 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use seaworthy::clock;
+use seaworthy_core::Instant;
 use seaworthy_core::gate::breaker::{Force, Snapshot};
 use serde_json::{Value, json};
 
+use crate::fleet::Endpoint;
 use crate::site::{Service, Site};
 
 /// The state of everything.
@@ -24,7 +26,7 @@ pub(crate) fn render(site: &Site) -> Value {
         })
     });
     json!({
-        "ready": site.ready.load(Ordering::Relaxed),
+        "ready": site.is_ready(),
         "connections": site.connections.load(Ordering::Relaxed),
         "routes": routes.collect::<Vec<_>>(),
         "upstreams": upstreams.map(|(n, (_, service))| upstream(site, n, service)).collect::<Vec<_>>(),
@@ -37,18 +39,11 @@ fn upstream(site: &Site, n: usize, service: &Service) -> Value {
     let (limit, bulkhead, call) =
         (service.limit.snapshot(), service.bulkhead.snapshot(now), service.commons.snapshot(now));
     let modes = site.modes(n);
-    let endpoints =
-        config.endpoints.iter().zip(&service.breakers).enumerate().map(|(e, (endpoint, breaker))| {
-            let sum = |pick: fn(&crate::tally::EndpointTally) -> u64| {
-                site.tallies.iter().map(|tally| pick(&tally.endpoints[n][e])).sum::<u64>()
-            };
-            json!({
-                "address": endpoint.authority(),
-                "breaker": breaker_state(&breaker.snapshot(now)),
-                "in_flight": sum(|e| e.in_flight.get()),
-                "idle_connections": sum(|e| e.idle.get()),
-            })
-        });
+    let roster = service.fleet.roster();
+    let sources = config.sources.iter().zip(service.fleet.troubles());
+    let sources =
+        sources.map(|(source, trouble)| json!({ "at": site.spelt(&source.at), "trouble": trouble }));
+    let endpoints = roster.iter().map(|e| endpoint(now, e));
     json!({
         "name": config.name,
         "protocol": config.protocol.name(),
@@ -66,7 +61,20 @@ fn upstream(site: &Site, n: usize, service: &Service) -> Value {
         },
         "retry": {"mode": modes.retry.name(), "tokens": call.retry_tokens},
         "hedge": {"mode": modes.hedge.name(), "after_ms": millis(call.learned.hedge_after), "tokens": call.hedge_tokens},
+        "sources": sources.collect::<Vec<_>>(),
+        "panic": roster.table.panics(),
         "endpoints": endpoints.collect::<Vec<_>>(),
+    })
+}
+
+fn endpoint(now: Instant, endpoint: &Endpoint) -> Value {
+    json!({
+        "address": endpoint.authority,
+        "region": endpoint.region.name,
+        "breaker": breaker_state(&endpoint.breaker.snapshot(now)),
+        "check": endpoint.checkup().map(|checkup| json!({ "state": checkup.state.name(), "error": checkup.error })),
+        "in_flight": endpoint.in_flight(),
+        "idle_connections": endpoint.sum(|tally| tally.idle.get()),
     })
 }
 

@@ -1,24 +1,46 @@
 //! What operators can change while the proxy runs. Nothing of it outlives the process.
 
+use std::time::Duration;
+
 use seaworthy::clock;
 use seaworthy_config::Level;
 use seaworthy_core::Mode;
 use seaworthy_core::gate::breaker::Force;
 use serde_json::{Value, json};
 
+use super::ask;
+use crate::keeper::{Move, What};
 use crate::site::Site;
-use crate::worker::At;
 
 /// Carries out the order that was posted to `path`.
 ///
 /// # Errors
 /// Why it can't be.
-pub(crate) fn obey(site: &Site, path: &str, order: &Value) -> Result<Value, String> {
-    let upstream = upstream(site, order)?;
+pub(crate) async fn obey(site: &Site, path: &str, order: &Value) -> Result<Value, String> {
     match path {
-        "/api/breaker" => force(site, upstream, order),
-        _ => mode(site, upstream, order),
+        "/api/breaker" => force(site, upstream(site, order)?, order),
+        "/api/mode" => mode(site, upstream(site, order)?, order),
+        "/api/restart" => ask(site, What::Restart { process: word(order, "process")?.to_owned() }).await,
+        _ => {
+            let wanted = Move {
+                region: word(order, "region")?.to_owned(),
+                over: over(order)?,
+                force: order.get("force").and_then(Value::as_bool).unwrap_or(false),
+                reason: order.get("reason").and_then(Value::as_str).unwrap_or("").to_owned(),
+            };
+            let what = if path == "/api/evacuate" { What::Evacuate(wanted) } else { What::Restore(wanted) };
+            ask(site, what).await
+        }
     }
+}
+
+/// How long it is to take; ten seconds if nothing is said.
+fn over(order: &Value) -> Result<Duration, String> {
+    let Some(millis) = order.get("over_ms") else { return Ok(Duration::from_secs(10)) };
+    let millis = millis.as_u64().filter(|millis| *millis <= LONGEST_MOVE_MS);
+    millis
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("over_ms must be a number from 0 to {LONGEST_MOVE_MS}"))
 }
 
 fn upstream(site: &Site, order: &Value) -> Result<usize, String> {
@@ -38,15 +60,14 @@ fn force(site: &Site, upstream: usize, order: &Value) -> Result<Value, String> {
         .get("endpoint")
         .map(|endpoint| endpoint.as_str().ok_or("endpoint must be a string"))
         .transpose()?;
-    let endpoints = &site.config.upstreams[upstream].endpoints;
     let mut done = 0;
-    for (endpoint, address) in endpoints.iter().enumerate() {
-        if wanted.is_some_and(|wanted| wanted != address.authority()) {
+    for endpoint in site.services[upstream].fleet.roster().iter() {
+        if wanted.is_some_and(|wanted| wanted != endpoint.authority) {
             continue;
         }
         done += 1;
-        if let Some(change) = site.services[upstream].breakers[endpoint].force(clock::now(), force) {
-            site.journal.breaker(&site.config, At { upstream, endpoint }, &change);
+        if let Some(change) = endpoint.breaker.force(clock::now(), force) {
+            site.journal.breaker(&site.config.upstreams[upstream].name, endpoint, &change);
         }
     }
     if done == 0 {
@@ -81,3 +102,6 @@ fn tell(site: &Site, event: &str, upstream: usize, what: &str) {
 fn word<'a>(order: &'a Value, name: &str) -> Result<&'a str, String> {
     order.get(name).and_then(Value::as_str).ok_or_else(|| format!("{name} must be a string"))
 }
+
+/// An hour: whoever wants to go slower wants to watch, and can go in steps.
+const LONGEST_MOVE_MS: u64 = 3_600_000;

@@ -20,7 +20,6 @@ use tokio::net::TcpStream;
 ///
 /// # Errors
 /// The endpoint isn't well, or can't be asked: what was expected and what came.
-#[cfg_attr(not(test), expect(dead_code, reason = "wired in by the keeper"))]
 pub(crate) async fn check(spec: &Check, protocol: Protocol, host: &str, port: u16) -> Result<(), String> {
     let step = Step(Cell::new("starting"));
     let at = At { host, port: spec.port.unwrap_or(port), step: &step };

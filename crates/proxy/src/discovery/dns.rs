@@ -11,7 +11,6 @@ use super::tell::Teller;
 use super::{News, Target};
 
 /// Tells the addresses (A and AAAA) of `name`, each with this port and these labels, and every change to them. Runs for ever.
-#[cfg_attr(not(test), expect(dead_code, reason = "wired in by the keeper"))]
 pub(crate) async fn dns(
     name: &str,
     port: u16,

@@ -19,7 +19,6 @@ use super::{News, Target};
 
 /// Tells the targets of the file at `path`, and every change to them; `labels` are those of targets that have none of their own.
 /// Looks every `poll`. Runs for ever.
-#[cfg_attr(not(test), expect(dead_code, reason = "wired in by the keeper"))]
 pub(crate) async fn file(
     path: &Path,
     labels: &Labels,

@@ -7,7 +7,6 @@
 //! ([`News::Trouble`]) and changes nothing, as an address that was right a minute ago is a better guess than none.
 //!
 //! What comes from a source is sorted and without doubles, so that equal answers are equal values.
-#![expect(unused_imports, reason = "wired in by the keeper")]
 
 mod addresses;
 mod ask;
@@ -19,7 +18,7 @@ mod srv;
 mod targets;
 mod tell;
 
-use seaworthy_config::Labels;
+use seaworthy_config::{Endpoint, Labels};
 
 pub(crate) use dns::dns;
 pub(crate) use file::file;
@@ -34,6 +33,16 @@ pub(crate) struct Target {
     pub(crate) port: u16,
     /// Where it is, and its share.
     pub(crate) labels: Labels,
+}
+
+impl Target {
+    pub(crate) fn new(address: Endpoint, labels: Labels) -> Self {
+        Self { host: address.host, port: address.port, labels }
+    }
+
+    pub(crate) fn address(&self) -> Endpoint {
+        Endpoint { host: self.host.clone(), port: self.port }
+    }
 }
 
 /// What a source has to say.

@@ -18,7 +18,6 @@ use super::{News, Target};
 ///
 /// Only the first priority of which any name has an address is told (RFC 2782: "MUST attempt to contact the target host with
 /// the lowest-numbered priority it can reach").
-#[cfg_attr(not(test), expect(dead_code, reason = "wired in by the keeper"))]
 pub(crate) async fn srv(
     name: &str,
     labels: &Labels,

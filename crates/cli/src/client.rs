@@ -1,4 +1,4 @@
-//! The demo's HTTP client: keep-alive connections to one address, and nothing that hides a failure.
+//! An HTTP client: keep-alive connections to one address, and nothing that hides a failure.
 
 use std::error::Error;
 use std::fmt;
@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 /// Connections to one address, used one call at a time.
-pub(super) struct Pool {
+pub(crate) struct Pool {
     address: SocketAddr,
     idle: Mutex<Vec<Connection>>,
 }
@@ -23,17 +23,17 @@ type Connection = SendRequest<Full<Bytes>>;
 
 /// An answer, read to its end.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     /// The answer says of itself that it is a fallback.
-    pub(super) degraded: bool,
-    pub(super) body: Bytes,
+    pub(crate) degraded: bool,
+    pub(crate) body: Bytes,
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
 #[non_exhaustive]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// No connection.
     Connect(std::io::Error),
     /// The connection broke, or what came over it was no HTTP.
@@ -67,19 +67,20 @@ impl Error for Broken {
 }
 
 impl Pool {
-    pub(super) const fn new(address: SocketAddr) -> Self {
+    pub(crate) const fn new(address: SocketAddr) -> Self {
         Self { address, idle: Mutex::new(Vec::new()) }
     }
 
-    /// Makes one call and reads its answer to the end.
+    /// Makes one call and reads its answer to the end. A body is JSON.
     ///
     /// A kept connection may have been closed by the other side meanwhile. If nothing of the request was sent on it, a
     /// fresh one is taken, as every pooling client does; a request that was sent is never sent again.
-    pub(super) async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Broken> {
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Broken> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(hyper::header::HOST, self.address.to_string())
+            .header(hyper::header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(Broken::Request)?;
         loop {
