@@ -24,6 +24,11 @@ impl<E> Agenda<E> {
         self.heap.push(Entry { at: at.max(self.now), number: self.entered, event });
     }
 
+    /// How many events are to come.
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// Moves time to the next event and takes it; `None` if nothing will ever happen.
     pub(crate) fn next(&mut self) -> Option<(Instant, E)> {
         let entry = self.heap.pop()?;

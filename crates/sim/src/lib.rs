@@ -6,6 +6,8 @@
 //! published results it arrives at, stands in `docs/simulate.md`.
 
 mod agenda;
+mod fleet;
+mod keeper;
 mod parse;
 mod report;
 mod run;
@@ -14,8 +16,8 @@ mod service;
 mod spread;
 pub mod tables;
 
-pub use report::{Report, Row};
+pub use report::{EndpointRow, GroupRow, Outing, Report, Row};
 pub use run::run;
 pub use scenario::{Clients, Load, Policies, Scenario};
-pub use service::{Change, Service};
+pub use service::{Aim, Change, Group, Service};
 pub use spread::Spread;

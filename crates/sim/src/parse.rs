@@ -1,17 +1,22 @@
 //! Scenarios as text: the proxy's configuration, and three tables of their own.
 
+mod topology;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
 use seaworthy_config::{Config, Diagnostic, Mistakes, units};
+use seaworthy_core::Valid;
 use seaworthy_core::call::Repeat;
+use seaworthy_core::gate::limit;
 use serde::de::{DeserializeOwned, Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use self::topology::{RawGroup, RawInstances};
 use crate::scenario::{Clients, Load, Policies, Scenario};
-use crate::service::{Change, Service};
+use crate::service::{Aim, Change, Service};
 use crate::spread::Spread;
 
 impl Scenario {
@@ -61,7 +66,8 @@ impl Scenario {
         };
         let duration = simulation.duration.get_ref().0;
         let load = found.load(&clients, duration);
-        let service = found.service(service);
+        let here = policies.as_ref().map(|(_, here)| here);
+        let service = found.service(service, here, *clients.count.get_ref());
         if duration.is_zero() {
             found.error(
                 simulation.duration.span(),
@@ -70,18 +76,29 @@ impl Scenario {
             );
         }
         match (policies, load, service) {
-            (Some(policies), Some(load), Some(service)) if found.errors.is_empty() => Ok(Self {
+            (Some((policies, _)), Some(load), Some(service)) if found.errors.is_empty() => Ok(Self {
                 name: file.into(),
                 seed: simulation.seed,
                 duration,
                 record: simulation.record,
-                clients: Clients { count: *clients.count.get_ref(), load, repeat: clients.repeat.into() },
+                clients: Clients {
+                    count: *clients.count.get_ref(),
+                    load,
+                    repeat: clients.repeat.into(),
+                    keys: *clients.keys.get_ref(),
+                },
                 service,
                 policies,
             }),
             _ => Err(Mistakes::of(found.errors)),
         }
     }
+}
+
+/// Where the clients are; empty if unknown.
+struct Here {
+    zone: String,
+    region: String,
 }
 
 /// What is wrong so far.
@@ -122,6 +139,9 @@ impl Found<'_> {
             "clients.count is not from 1 to 100000",
             "each client has policies of its own; write 1 for one proxy",
         );
+        let message = "clients.keys is 0";
+        let remedy = "write how many different keys calls have, such as 1000";
+        self.check(*clients.keys.get_ref() > 0, &clients.keys, message, remedy);
         let (load, per_second, place) = match (&clients.rate, &clients.think) {
             (Some(rate), None) => {
                 let each = *rate.get_ref();
@@ -174,8 +194,9 @@ impl Found<'_> {
         Some(load)
     }
 
-    fn service(&mut self, raw: RawService) -> Option<Service> {
+    fn service(&mut self, raw: RawService, here: Option<&Here>, clients: u32) -> Option<Service> {
         let before = self.errors.len();
+        let groups = self.groups(&raw, here, clients);
         let latency = self.spread(&raw.latency, "service.latency");
         self.share(&raw.failures, "service.failures");
         if let Some(servers) = &raw.servers {
@@ -188,6 +209,7 @@ impl Found<'_> {
             );
         }
         for change in &raw.change {
+            self.aim(change, &groups);
             if let Some(failures) = &change.failures {
                 self.share(failures, "service.change.failures");
             }
@@ -204,6 +226,7 @@ impl Found<'_> {
             return None;
         }
         Some(Service {
+            groups,
             servers: raw.servers.map(Spanned::into_inner),
             queue: raw.queue,
             latency: latency?,
@@ -234,7 +257,7 @@ impl Found<'_> {
     }
 
     /// The policies of the upstream, as the proxy would read them.
-    fn policies(&mut self, wanted: Option<&Spanned<String>>) -> Option<Policies> {
+    fn policies(&mut self, wanted: Option<&Spanned<String>>) -> Option<(Policies, Here)> {
         let names: BTreeMap<String, RawUpstream> =
             toml::from_str::<WithUpstreams>(self.text).map(|with| with.upstream).unwrap_or_default();
         let name = match (wanted, names.keys().next()) {
@@ -275,12 +298,19 @@ impl Found<'_> {
         };
         let upstream = &config.upstreams[place];
         let route = config.routes.iter().find(|route| route.upstream == place);
-        Some(Policies {
+        let policies = Policies {
             call: route.map_or(upstream.call, |route| route.call),
             breaker: upstream.breaker,
+            outlier: upstream.outlier,
+            balance: upstream.balance,
+            // The configuration has checked that it is not 0.
+            per_region: upstream.region_limit.and_then(|max_in_flight| {
+                Valid::new(limit::Config { max_in_flight, ..limit::Config::default() }).ok()
+            }),
             limit: upstream.limit,
             bulkhead: upstream.bulkhead,
-        })
+        };
+        Some((policies, Here { zone: config.zone.clone(), region: config.region.clone() }))
     }
 }
 
@@ -356,6 +386,8 @@ struct RawClients {
     arrivals: Arrivals,
     #[serde(default)]
     repeat: RawRepeat,
+    #[serde(default = "some_keys")]
+    keys: Spanned<u32>,
 }
 
 #[derive(Deserialize, Clone, Copy, Default)]
@@ -389,6 +421,9 @@ impl From<RawRepeat> for Repeat {
 #[serde(deny_unknown_fields)]
 struct RawService {
     upstream: Option<Spanned<String>>,
+    instances: Option<Spanned<u32>>,
+    #[serde(default)]
+    group: Vec<Spanned<RawGroup>>,
     servers: Option<Spanned<u32>>,
     queue: Option<u32>,
     latency: Spanned<RawSpread>,
@@ -403,6 +438,9 @@ struct RawService {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawChange {
+    instance: Option<Spanned<RawInstances>>,
+    region: Option<Spanned<String>>,
+    zone: Option<Spanned<String>>,
     at: Time,
     lasts: Option<Time>,
     #[serde(default = "no_factor")]
@@ -411,17 +449,26 @@ struct RawChange {
     failures: Option<Spanned<f64>>,
     #[serde(default)]
     paused: bool,
+    #[serde(default)]
+    gone: bool,
 }
 
 impl From<RawChange> for Change {
     fn from(raw: RawChange) -> Self {
+        let aim = Aim {
+            instances: raw.instance.map(|numbers| numbers.into_inner().into()).unwrap_or_default(),
+            region: raw.region.map(Spanned::into_inner),
+            zone: raw.zone.map(Spanned::into_inner),
+        };
         Self {
+            aim,
             at: raw.at.0,
             lasts: raw.lasts.map(|lasts| lasts.0),
             slower: raw.slower.into_inner(),
             extra: raw.extra.map_or(Duration::ZERO, |extra| extra.0),
             failures: raw.failures.map(Spanned::into_inner),
             paused: raw.paused,
+            gone: raw.gone,
         }
     }
 }
@@ -455,6 +502,10 @@ const fn first_seed() -> u64 {
 
 fn one_client() -> Spanned<u32> {
     Spanned::new(0..0, 1)
+}
+
+fn some_keys() -> Spanned<u32> {
+    Spanned::new(0..0, 1000)
 }
 
 fn no_share() -> Spanned<f64> {

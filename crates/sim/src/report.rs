@@ -1,9 +1,14 @@
 //! What a run showed.
 
+mod traffic;
+
 use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
+
+pub(crate) use traffic::Traffic;
+pub use traffic::{EndpointRow, GroupRow, Outing};
 
 /// What a run showed, whole and by phase. A call belongs to the phase in which it began, an attempt to that in which it
 /// was sent.
@@ -18,6 +23,12 @@ pub struct Report {
     pub phases: Vec<Row>,
     /// The whole run.
     pub total: Row,
+    /// The groups of instances; empty if there is only one instance.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupRow>,
+    /// The instances; empty if there is only one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointRow>,
     /// The recording of the run, if one was asked for; see [`seaworthy_core::record`].
     #[serde(skip)]
     pub recording: Option<String>,
@@ -41,7 +52,7 @@ pub struct Row {
     pub rejected: u64,
     /// Those that failed.
     pub failed: u64,
-    /// Requests that reached the service.
+    /// Requests that were sent to the service.
     pub attempts: u64,
     /// Those that were retries.
     pub retries: u64,
@@ -53,7 +64,7 @@ pub struct Row {
     pub opened: u64,
     /// Succeeded calls over all calls; 1 if there were none.
     pub success: f64,
-    /// Requests that reached the service for every call; 1 if there were no calls.
+    /// Requests that were sent to the service for every call; 1 if there were no calls.
     pub load: f64,
     /// The median duration of the calls that succeeded, in milliseconds.
     pub p50_ms: f64,
@@ -85,16 +96,20 @@ impl fmt::Display for Report {
         heads[1..].iter().try_for_each(|head| write!(f, " {head:>9}"))?;
         writeln!(f, " {:>9} {:>9} {:>9}", "p50", "p99", "max")?;
         for row in &self.phases {
-            row.write(f, &format!("{} to {} s", row.from_s, row.to_s))?;
+            row.write(f, &row.phase())?;
         }
         if self.phases.len() > 1 {
             self.total.write(f, "all")?;
         }
-        Ok(())
+        traffic::write(f, self)
     }
 }
 
 impl Row {
+    fn phase(&self) -> String {
+        format!("{} to {} s", self.from_s, self.to_s)
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
         write!(f, "{name:>15} {:>9} {:>8.2}% {:>8.2}x", self.calls, 100.0 * self.success, self.load)?;
         for count in [self.failed, self.rejected, self.degraded, self.timed_out, self.hedges, self.opened] {

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use seaworthy_core::call::{Action, CancelWhy, Commons, Event, Finish, Kind, Plan, Start};
-use seaworthy_core::gate::breaker::{self, State};
+use seaworthy_core::balance::Algorithm;
+use seaworthy_core::call::{Action, CancelWhy, Commons, Event, Finish, Kind, Plan, Repeat, Start};
+use seaworthy_core::gate::breaker::State;
 use seaworthy_core::gate::bulkhead::{self, Admission, Bulkhead, Turn};
 use seaworthy_core::gate::limit::{Limit, Permit};
-use seaworthy_core::record::{HEADER, RecordedBreaker, RecordedCall, Tape};
+use seaworthy_core::record::{HEADER, RecordedCall, Tape};
 use seaworthy_core::{Failure, Instant, Outcome, Pushback, Rng as _, Seeded};
 
 use crate::agenda::Agenda;
-use crate::report::{Report, Tally};
+use crate::fleet::{Entry, Fleet, Wish};
+use crate::keeper::{LOOK_EVERY, first_look};
+use crate::report::{Report, Tally, Traffic};
 use crate::scenario::{Load, Scenario};
 use crate::service::{Arrival, Work};
 use crate::spread::{exponential, seconds_of};
@@ -24,9 +27,11 @@ pub fn run(scenario: &Scenario) -> Report {
             Happening::Arrive(client) => world.arrive(now, client),
             Happening::Wake(key) => world.wake(now, key),
             Happening::Done(job) => world.done(now, job),
-            Happening::Resume => world.begin_waiting(now),
+            Happening::Answer(job, outcome) => world.answer_arrives(now, job, outcome),
+            Happening::Resume => (0..world.service.len()).for_each(|at| world.begin_waiting(now, at)),
             Happening::Expire(client, turn) => world.turn(now, client, turn),
             Happening::Hung(job) => world.hung(now, job),
+            Happening::Look(client) => world.look(now, client),
         }
     }
     world.report()
@@ -37,14 +42,18 @@ enum Happening {
     Arrive(usize),
     /// A call may have something to do.
     Wake(Key),
-    /// The service has finished with a request.
+    /// An instance has finished with a request.
     Done(Job),
-    /// The service begins to work again after a pause.
+    /// An answer from afar is there.
+    Answer(Job, Outcome),
+    /// Instances begin to work again after a pause.
     Resume,
     /// A call has waited for its bulkhead as long as it may.
     Expire(usize, Turn),
     /// A breaker counts the attempt as hung.
     Hung(Job),
+    /// A client looks at how its instances are.
+    Look(usize),
 }
 
 /// A call: its place, and its number, because places are used again.
@@ -54,11 +63,12 @@ struct Key {
     number: u64,
 }
 
-/// An attempt of a call at the service.
+/// An attempt of a call at an instance.
 #[derive(Clone, Copy)]
 struct Job {
     call: Key,
     attempt: u8,
+    at: u32,
 }
 
 struct Client {
@@ -67,9 +77,7 @@ struct Client {
     bulkhead: Bulkhead,
     /// The calls that wait for the bulkhead.
     waiting: BTreeMap<Turn, Arrived>,
-    breaker: RecordedBreaker,
-    /// The breaker's generation when its changes were last counted.
-    generation: u64,
+    fleet: Fleet,
     chance: Seeded,
 }
 
@@ -90,11 +98,15 @@ struct Live {
     /// The moment for which it is in the agenda.
     wakes_at: Option<Instant>,
     in_flight: Vec<InFlight>,
+    /// What it has in common with others that are to go to the same instance.
+    key: Option<u64>,
+    /// Where its attempts went.
+    tried: Vec<u32>,
 }
 
 struct InFlight {
     attempt: u8,
-    ticket: breaker::Ticket,
+    entry: Entry,
     /// Where it is counted: the phase, and its place among the requests sent in it.
     phase: usize,
     place: usize,
@@ -104,7 +116,8 @@ struct World<'a> {
     scenario: &'a Scenario,
     plan: Plan,
     agenda: Agenda<Happening>,
-    service: Work<'a, Job>,
+    /// The instances.
+    service: Vec<Work<'a, Job>>,
     clients: Vec<Client>,
     calls: Vec<Option<Live>>,
     free: Vec<usize>,
@@ -112,15 +125,23 @@ struct World<'a> {
     begun: u64,
     starts: Vec<Instant>,
     tallies: Vec<Tally>,
+    /// Where the requests went, if there is more than one instance.
+    traffic: Option<Traffic>,
+    /// How many looks are in the agenda.
+    looks: usize,
     recording: Option<String>,
 }
 
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario) -> Self {
         let mut seeds = Seeded::new(scenario.seed);
-        let service = Work::new(&scenario.service, &mut seeds);
+        let instances = (1..).zip(scenario.service.groups_of_instances());
+        let service = instances
+            .map(|(number, (_, group))| Work::new(&scenario.service, number, group, &mut seeds))
+            .collect();
         let clients: Vec<Client> =
-            (1..=scenario.clients.count).map(|id| Client::new(scenario, id, &mut seeds)).collect();
+            (0..scenario.clients.count).map(|n| Client::new(scenario, n, &mut seeds)).collect();
+        let many = scenario.service.instances() > 1;
         let phases = scenario.phases();
         let mut world = Self {
             scenario,
@@ -132,7 +153,9 @@ impl<'a> World<'a> {
             free: Vec::new(),
             seeds,
             // A recording tells machines by numbers; the first are the breakers'.
-            begun: u64::from(scenario.clients.count),
+            begun: u64::from(scenario.clients.count) * u64::from(scenario.service.instances()),
+            traffic: many.then(|| Traffic::new(&scenario.service, phases.len())),
+            looks: 0,
             tallies: tallies(scenario, &phases),
             starts: phases.into_iter().map(|start| Instant::ZERO.plus(start)).collect(),
             recording: scenario
@@ -141,6 +164,9 @@ impl<'a> World<'a> {
         };
         for client in 0..world.clients.len() {
             world.first_call(client);
+            if many {
+                world.keep(client);
+            }
         }
         for end in
             scenario.service.changes.iter().filter(|change| change.paused).filter_map(|change| change.end())
@@ -152,15 +178,38 @@ impl<'a> World<'a> {
 
     fn report(mut self) -> Report {
         if let Some(recording) = &mut self.recording {
-            self.clients.iter_mut().for_each(|client| recording.push_str(&client.breaker.take()));
+            self.clients.iter_mut().for_each(|client| recording.push_str(&client.fleet.take_recording()));
         }
         let total = Tally::total(&self.tallies);
+        let (groups, endpoints) = self.traffic.map(Traffic::into_rows).unwrap_or_default();
         Report {
             scenario: self.scenario.name.clone(),
             seed: self.scenario.seed,
             phases: self.tallies.into_iter().map(Tally::into_row).collect(),
             total,
+            groups,
+            endpoints,
             recording: self.recording,
+        }
+    }
+
+    // Keepers.
+
+    fn keep(&mut self, client: usize) {
+        let seed = self.seeds.next_u64();
+        self.clients[client].fleet.keep(self.scenario, seed);
+        self.agenda.enter(first_look(seed), Happening::Look(client));
+        self.looks += 1;
+    }
+
+    fn look(&mut self, now: Instant, client: usize) {
+        self.clients[client].fleet.look(now);
+        self.count_changes(now, client);
+        self.looks -= 1;
+        // When nothing but looks is to come, the run is over.
+        if self.agenda.len() > self.looks {
+            self.agenda.enter(now.plus(LOOK_EVERY), Happening::Look(client));
+            self.looks += 1;
         }
     }
 
@@ -244,13 +293,34 @@ impl<'a> World<'a> {
             Start { deadline: None, repeat: self.scenario.clients.repeat, seed: self.seeds.next_u64() };
         let tape = self.recording.is_some().then(|| Tape::call(number, &self.scenario.policies.call));
         let call = RecordedCall::start(self.plan, now, start, &mut self.clients[client].commons, tape);
-        let live = Live { number, client, call, arrived, place, wakes_at: None, in_flight: Vec::new() };
+        let key = self.key(client);
+        let live = Live {
+            number,
+            client,
+            call,
+            arrived,
+            place,
+            wakes_at: None,
+            in_flight: Vec::new(),
+            key,
+            tried: Vec::new(),
+        };
         let at = self.free.pop().unwrap_or_else(|| {
             self.calls.push(None);
             self.calls.len() - 1
         });
         self.calls[at] = Some(live);
         self.drive(now, Key { place: at, number });
+    }
+
+    /// What a new call has in common with others, where that decides where it goes.
+    fn key(&mut self, client: usize) -> Option<u64> {
+        let Scenario { clients, policies, .. } = self.scenario;
+        let sticks = policies.balance.algorithm == Algorithm::ConsistentHash && self.traffic.is_some();
+        sticks.then(|| {
+            let key = self.clients[client].chance.below(u64::from(clients.keys));
+            Seeded::new(key).next_u64()
+        })
     }
 
     fn live(&mut self, key: Key) -> Option<&mut Live> {
@@ -272,7 +342,7 @@ impl<'a> World<'a> {
                 return;
             };
             match live.call.next_action(now, &mut self.clients[live.client].commons) {
-                Action::Send { attempt, kind, due } => self.send(now, Job { call: key, attempt }, kind, due),
+                Action::Send { attempt, kind, due } => self.send(now, key, attempt, kind, due),
                 Action::Cancel { attempt, why } => self.cancel(now, key, attempt, why),
                 Action::Finish(finish) => return self.finish(now, key, finish),
                 Action::Wait(until) => {
@@ -289,21 +359,28 @@ impl<'a> World<'a> {
         }
     }
 
-    fn send(&mut self, now: Instant, job: Job, kind: Kind, due: Option<Instant>) {
-        let Some(live) = self.calls[job.call.place].as_mut() else { return };
-        let client = &mut self.clients[live.client];
-        let ticket = match client.breaker.admit(now) {
-            Ok(ticket) => ticket,
+    fn send(&mut self, now: Instant, key: Key, attempt: u8, kind: Kind, due: Option<Instant>) {
+        let Some(live) = self.calls[key.place].as_mut() else { return };
+        let index = live.client;
+        let client = &mut self.clients[index];
+        let wish = Wish {
+            key: live.key,
+            may_probe: self.scenario.clients.repeat != Repeat::Never,
+            hedge: kind == Kind::Hedge,
+            tried: &live.tried,
+        };
+        let entry = match client.fleet.choose(now, &wish) {
+            Ok(entry) => entry,
             Err(rejection) => {
-                let event = Event::Refused { attempt: job.attempt, rejection };
-                live.call.on_event(now, event, &mut client.commons);
-                return self.count_openings(now, job.call);
+                live.call.on_event(now, Event::Refused { attempt, rejection }, &mut client.commons);
+                return self.count_changes(now, index);
             }
         };
-        if let Some(rejection) = ticket.shadow() {
-            live.call.would_reject(now, job.attempt, rejection);
+        if let Some(rejection) = entry.ticket.shadow() {
+            live.call.would_reject(now, attempt, rejection);
         }
-        if let Some(hung) = client.breaker.config().hung_after.map(|after| now.plus(after))
+        let job = Job { call: key, attempt, at: entry.at };
+        if let Some(hung) = self.scenario.policies.breaker.hung_after.map(|after| now.plus(after))
             && due.is_none_or(|due| hung < due)
         {
             self.agenda.enter(hung, Happening::Hung(job));
@@ -314,12 +391,41 @@ impl<'a> World<'a> {
         tally.row.retries += u64::from(kind == Kind::Retry);
         tally.row.hedges += u64::from(kind == Kind::Hedge);
         tally.sent.push((now.as_nanos(), false));
-        live.in_flight.push(InFlight { attempt: job.attempt, ticket, phase, place: tally.sent.len() - 1 });
-        match self.service.arrive(now, job) {
+        if let Some(traffic) = &mut self.traffic {
+            live.tried.push(job.at);
+            traffic.sent(now, phase, job.at);
+        }
+        live.in_flight.push(InFlight { attempt, entry, phase, place: tally.sent.len() - 1 });
+        self.count_changes(now, index);
+        self.deliver(now, job);
+    }
+
+    /// A request comes to its instance.
+    fn deliver(&mut self, now: Instant, job: Job) {
+        let instance = &mut self.service[job.at as usize];
+        if instance.is_gone(now) {
+            return;
+        }
+        match instance.arrive(now, job) {
             Arrival::Begun(until) => self.agenda.enter(until, Happening::Done(job)),
             Arrival::Waits => {}
-            Arrival::Refused => self.answer(now, job, Outcome::Overloaded(Pushback::Unsaid)),
+            Arrival::Refused => self.reply(now, job, Outcome::Overloaded(Pushback::Unsaid)),
         }
+    }
+
+    /// An instance answers: at once, or when the answer has come all the way.
+    fn reply(&mut self, now: Instant, job: Job, outcome: Outcome) {
+        let distance = self.service[job.at as usize].distance;
+        if distance.is_zero() {
+            self.answer(now, job, outcome);
+        } else {
+            self.agenda.enter(now.plus(distance), Happening::Answer(job, outcome));
+        }
+    }
+
+    fn answer_arrives(&mut self, now: Instant, job: Job, outcome: Outcome) {
+        self.answer(now, job, outcome);
+        self.drive(now, job.call);
     }
 
     fn cancel(&mut self, now: Instant, key: Key, attempt: u8, why: CancelWhy) {
@@ -350,27 +456,29 @@ impl<'a> World<'a> {
         let Some(flight) = live.in_flight.iter_mut().find(|flight| flight.attempt == job.attempt) else {
             return;
         };
-        let _ = self.clients[live.client].breaker.overdue(now, &mut flight.ticket);
-        self.count_openings(now, job.call);
+        let client = live.client;
+        self.clients[client].fleet.overdue(now, &mut flight.entry);
+        self.count_changes(now, client);
     }
 
     fn settle(&mut self, now: Instant, key: Key, flight: InFlight, outcome: Outcome) {
         let Some(live) = self.live(key) else { return };
         let client = live.client;
-        let _ = self.clients[client].breaker.settle(now, flight.ticket, outcome);
-        self.count_openings(now, key);
+        if let Some(traffic) = &mut self.traffic {
+            traffic.ended(flight.entry.at, outcome);
+        }
+        self.clients[client].fleet.settle(now, flight.entry, outcome);
+        self.count_changes(now, client);
     }
 
-    /// Counts what the breaker of a call has just become, also what time made of it.
-    fn count_openings(&mut self, now: Instant, key: Key) {
-        let Some(live) = self.live(key) else { return };
-        let client = live.client;
-        let own = &mut self.clients[client];
-        if own.generation != own.breaker.generation() {
-            own.generation = own.breaker.generation();
-            let opened = own.breaker.last_change().is_some_and(|change| change.to == State::Open);
+    /// Counts what breakers of a client have just become.
+    fn count_changes(&mut self, now: Instant, client: usize) {
+        for (at, change) in self.clients[client].fleet.take_changes() {
             let phase = self.phase(now);
-            self.tallies[phase].row.opened += u64::from(opened);
+            self.tallies[phase].row.opened += u64::from(change.to == State::Open);
+            if let Some(traffic) = &mut self.traffic {
+                traffic.changed(client, at, change);
+            }
         }
     }
 
@@ -407,17 +515,20 @@ impl<'a> World<'a> {
     // The service.
 
     fn done(&mut self, now: Instant, job: Job) {
-        let good = self.service.finish(now);
-        self.begin_waiting(now);
-        let outcome = if good { Outcome::Success } else { Outcome::failed(Failure::Error) };
-        self.answer(now, job, outcome);
+        let at = job.at as usize;
+        let good = self.service[at].finish(now);
+        self.begin_waiting(now, at);
+        if self.service[at].is_gone(now) {
+            return;
+        }
+        self.reply(now, job, if good { Outcome::Success } else { Outcome::failed(Failure::Error) });
         self.drive(now, job.call);
     }
 
-    fn begin_waiting(&mut self, now: Instant) {
+    fn begin_waiting(&mut self, now: Instant, at: usize) {
         loop {
             let calls = &self.calls;
-            let next = self.service.next(now, |job| {
+            let next = self.service[at].next(now, |job| {
                 let live = calls[job.call.place].as_ref().filter(|live| live.number == job.call.number);
                 live.is_some_and(|live| live.in_flight.iter().any(|flight| flight.attempt == job.attempt))
             });
@@ -432,16 +543,16 @@ impl<'a> World<'a> {
 }
 
 impl Client {
-    fn new(scenario: &Scenario, id: u32, seeds: &mut Seeded) -> Self {
+    /// The client with this number, from 0.
+    fn new(scenario: &Scenario, number: u32, seeds: &mut Seeded) -> Self {
         let policies = &scenario.policies;
-        let recorded = scenario.record.then_some(u64::from(id));
+        let first = u64::from(number) * u64::from(scenario.service.instances()) + 1;
         Self {
             commons: Commons::new(policies.call),
             limit: Limit::new(policies.limit),
             bulkhead: Bulkhead::new(policies.bulkhead),
             waiting: BTreeMap::new(),
-            breaker: RecordedBreaker::new(policies.breaker, seeds.next_u64(), recorded),
-            generation: 0,
+            fleet: Fleet::new(scenario, scenario.record.then_some(first), seeds),
             chance: Seeded::new(seeds.next_u64()),
         }
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use seaworthy_core::call::{self, Repeat};
-use seaworthy_core::gate::{breaker, bulkhead, limit};
-use seaworthy_core::{Instant, Mode, Rules, Valid};
+use seaworthy_core::gate::{breaker, bulkhead, limit, outlier};
+use seaworthy_core::{Instant, Mode, Rules, Valid, balance};
 
 use crate::service::Service;
 use crate::spread::Spread;
@@ -37,6 +37,8 @@ pub struct Clients {
     pub load: Load,
     /// Whether their requests may be repeated.
     pub repeat: Repeat,
+    /// How many different keys their calls have, where the same key is to go to the same instance.
+    pub keys: u32,
 }
 
 /// When a client calls.
@@ -51,13 +53,19 @@ pub enum Load {
 }
 
 /// The policies of one client, in the order in which a call meets them: limit, bulkhead, the call's own, and around each
-/// attempt the breaker.
+/// attempt the choice of an instance, its region's limit and its breaker.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Policies {
     /// Deadline, timeout, retries, their budget, hedges, fallback.
     pub call: Valid<call::Config>,
-    /// The breaker around each attempt.
+    /// The breaker around each attempt; every instance has its own.
     pub breaker: Valid<breaker::Config>,
+    /// When an instance is put out because it differs from the others.
+    pub outlier: Valid<outlier::Config>,
+    /// Which instance gets an attempt.
+    pub balance: Valid<balance::Config>,
+    /// The most attempts in flight in one region, if there is a limit.
+    pub per_region: Option<Valid<limit::Config>>,
     /// The most calls in flight.
     pub limit: Valid<limit::Config>,
     /// Places for calls, and a queue before them.
@@ -71,6 +79,9 @@ impl Policies {
         Self {
             call,
             breaker: off(breaker::Config { mode: Mode::Off, ..breaker::Config::default() }),
+            outlier: off(outlier::Config { mode: Mode::Off, ..outlier::Config::default() }),
+            balance: Valid::default(),
+            per_region: None,
             limit: off(limit::Config { mode: Mode::Off, ..limit::Config::default() }),
             bulkhead: off(bulkhead::Config { mode: Mode::Off, ..bulkhead::Config::default() }),
         }

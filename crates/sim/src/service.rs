@@ -1,4 +1,4 @@
-//! The service that is called: servers, a queue, and what goes wrong with them.
+//! The service that is called: its instances, their servers and queues, and what goes wrong with them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,6 +10,8 @@ use crate::spread::{Spread, seconds_of};
 /// A service.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Service {
+    /// Its instances, counted from 1 through all groups. What follows is each instance's own.
+    pub groups: Vec<Group>,
     /// How many requests it works on at once; the others wait in arrival order. `None`: all of them.
     pub servers: Option<u32>,
     /// How many may wait; a request that finds the queue full is answered at once that the service is overloaded. `None`:
@@ -25,9 +27,50 @@ pub struct Service {
     pub changes: Vec<Change>,
 }
 
+impl Service {
+    /// How many instances it has.
+    #[must_use]
+    pub fn instances(&self) -> u32 {
+        self.groups.iter().fold(0, |sum: u32, group| sum.saturating_add(group.instances))
+    }
+
+    /// The group of every instance, in order.
+    pub(crate) fn groups_of_instances(&self) -> impl Iterator<Item = (usize, &Group)> {
+        let groups = self.groups.iter().enumerate();
+        groups.flat_map(|(n, group)| std::iter::repeat_n((n, group), group.instances as usize))
+    }
+}
+
+/// Instances at the same place.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Group {
+    /// The region that they are in; empty if unknown.
+    pub region: String,
+    /// The zone that they are in; empty if unknown.
+    pub zone: String,
+    /// How many they are.
+    pub instances: u32,
+    /// How much of the calls each should get, relative to the others.
+    pub weight: u32,
+    /// How near they are to the clients: 0 in the same zone, 1 in the same region, 2 elsewhere.
+    pub tier: u8,
+    /// What the way there and back adds to every answer.
+    pub distance: Duration,
+}
+
+impl Default for Group {
+    /// One instance beside the clients.
+    fn default() -> Self {
+        let distance = Duration::ZERO;
+        Self { region: String::new(), zone: String::new(), instances: 1, weight: 1, tier: 0, distance }
+    }
+}
+
 /// Something that is different for a while.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Change {
+    /// For whom.
+    pub aim: Aim,
     /// From when on.
     pub at: Duration,
     /// For how long; `None`: until the end.
@@ -40,12 +83,42 @@ pub struct Change {
     pub failures: Option<f64>,
     /// Whether no work is begun. What was begun before is finished.
     pub paused: bool,
+    /// Whether nothing comes through, neither requests nor answers, and nobody says so: as an interface that is down.
+    pub gone: bool,
+}
+
+/// Which instances a change is about: those that fit everything it says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Aim {
+    /// By number, from 1; empty: any.
+    pub instances: Vec<u32>,
+    /// By region; `None`: any.
+    pub region: Option<String>,
+    /// By zone; `None`: any.
+    pub zone: Option<String>,
+}
+
+impl Aim {
+    pub(crate) fn hits(&self, number: u32, group: &Group) -> bool {
+        let is = |wanted: &Option<String>, its: &str| wanted.as_ref().is_none_or(|wanted| wanted == its);
+        (self.instances.is_empty() || self.instances.contains(&number))
+            && is(&self.region, &group.region)
+            && is(&self.zone, &group.zone)
+    }
 }
 
 impl Default for Change {
     fn default() -> Self {
-        let at = Duration::ZERO;
-        Self { at, lasts: None, slower: 1.0, extra: Duration::ZERO, failures: None, paused: false }
+        Self {
+            aim: Aim::default(),
+            at: Duration::ZERO,
+            lasts: None,
+            slower: 1.0,
+            extra: Duration::ZERO,
+            failures: None,
+            paused: false,
+            gone: false,
+        }
     }
 }
 
@@ -62,10 +135,14 @@ impl Change {
     }
 }
 
-/// A service at work on requests that the world knows as `J`.
+/// An instance at work on requests that the world knows as `J`.
 #[derive(Clone, Debug)]
 pub(crate) struct Work<'a, J> {
     service: &'a Service,
+    /// The changes that are about it.
+    changes: Vec<&'a Change>,
+    /// What the way there and back adds to every answer.
+    pub(crate) distance: Duration,
     busy: u32,
     waiting: VecDeque<J>,
     latencies: Seeded,
@@ -84,10 +161,22 @@ pub(crate) enum Arrival {
 }
 
 impl<'a, J: Copy> Work<'a, J> {
-    pub(crate) fn new(service: &'a Service, seeds: &mut Seeded) -> Self {
-        let latencies = Seeded::new(seeds.next_u64());
-        let failures = Seeded::new(seeds.next_u64());
-        Self { service, busy: 0, waiting: VecDeque::new(), latencies, failures }
+    /// The instance with this number, which is one of `group`.
+    pub(crate) fn new(service: &'a Service, number: u32, group: &Group, seeds: &mut Seeded) -> Self {
+        Self {
+            service,
+            changes: service.changes.iter().filter(|change| change.aim.hits(number, group)).collect(),
+            distance: group.distance,
+            busy: 0,
+            waiting: VecDeque::new(),
+            latencies: Seeded::new(seeds.next_u64()),
+            failures: Seeded::new(seeds.next_u64()),
+        }
+    }
+
+    /// Whether nothing comes through to it or from it.
+    pub(crate) fn is_gone(&self, now: Instant) -> bool {
+        self.changes(now).any(|change| change.gone)
     }
 
     pub(crate) fn arrive(&mut self, now: Instant, job: J) -> Arrival {
@@ -133,7 +222,7 @@ impl<'a, J: Copy> Work<'a, J> {
     }
 
     fn changes(&self, now: Instant) -> impl Iterator<Item = &'a Change> {
-        self.service.changes.iter().filter(move |change| change.holds(now))
+        self.changes.iter().copied().filter(move |change| change.holds(now))
     }
 }
 
@@ -143,6 +232,7 @@ mod tests {
 
     fn service(changes: Vec<Change>) -> Service {
         Service {
+            groups: vec![Group::default()],
             servers: Some(1),
             queue: Some(1),
             latency: Spread::Constant(Duration::from_millis(10)),
@@ -152,10 +242,14 @@ mod tests {
         }
     }
 
+    fn work<J: Copy>(service: &Service) -> Work<'_, J> {
+        Work::new(service, 1, &service.groups[0], &mut Seeded::new(1))
+    }
+
     #[test]
     fn one_is_worked_on_one_waits_and_the_third_is_refused() {
         let service = service(Vec::new());
-        let mut work = Work::new(&service, &mut Seeded::new(1));
+        let mut work = work(&service);
         let now = Instant::ZERO;
         assert_eq!(work.arrive(now, 'a'), Arrival::Begun(Instant::from_millis(10)));
         assert_eq!(work.arrive(now, 'b'), Arrival::Waits);
@@ -169,7 +263,7 @@ mod tests {
     #[test]
     fn what_nobody_waits_for_is_dropped_in_its_turn() {
         let service = service(Vec::new());
-        let mut work = Work::new(&service, &mut Seeded::new(1));
+        let mut work = work(&service);
         work.arrive(Instant::ZERO, 'a');
         work.arrive(Instant::ZERO, 'b');
         work.finish(Instant::ZERO);
@@ -187,7 +281,7 @@ mod tests {
             ..Change::default()
         };
         let service = Service { servers: None, ..service(vec![change]) };
-        let mut work = Work::new(&service, &mut Seeded::new(1));
+        let mut work = work(&service);
         let ends: Vec<_> = [4, 5, 9, 10].map(|ms| work.arrive(Instant::from_millis(ms), ())).into();
         assert_eq!(ends, [14, 36, 40, 20].map(|ms| Arrival::Begun(Instant::from_millis(ms))));
         assert!(work.finish(Instant::from_millis(4)));
@@ -198,9 +292,32 @@ mod tests {
     fn a_pause_begins_nothing() {
         let pause = Change { lasts: Some(Duration::from_millis(5)), paused: true, ..Change::default() };
         let service = service(vec![pause]);
-        let mut work = Work::new(&service, &mut Seeded::new(1));
+        let mut work = work(&service);
         assert_eq!(work.arrive(Instant::ZERO, ()), Arrival::Waits);
         assert_eq!(work.next(Instant::from_millis(4), |()| true), None);
         assert!(work.next(Instant::from_millis(5), |()| true).is_some());
+    }
+
+    #[test]
+    fn a_change_is_about_those_that_fit_all_it_says() {
+        let group = Group { region: "near".into(), zone: "a".into(), ..Group::default() };
+        let aim = |instances: &[u32], region: Option<&str>, zone: Option<&str>| Aim {
+            instances: instances.into(),
+            region: region.map(str::to_owned),
+            zone: zone.map(str::to_owned),
+        };
+        assert!(Aim::default().hits(7, &group));
+        assert!(aim(&[3, 7], Some("near"), Some("a")).hits(7, &group));
+        for other in [aim(&[3], None, None), aim(&[7], Some("far"), None), aim(&[7], None, Some("b"))] {
+            assert!(!other.hits(7, &group), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_back_at_its_end() {
+        let gone = Change { lasts: Some(Duration::from_millis(5)), gone: true, ..Change::default() };
+        let service = service(vec![gone]);
+        let work: Work<'_, ()> = work(&service);
+        assert_eq!([0, 4, 5].map(|ms| work.is_gone(Instant::from_millis(ms))), [true, true, false]);
     }
 }

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use seaworthy_core::call::retry::Jitter;
 
 use super::*;
+use crate::service::Group;
 
 const WHOLE: &str = r#"
 [simulation]
@@ -14,6 +15,17 @@ count = 3
 rate = 10.0
 arrivals = "even"
 repeat = "never"
+keys = 7
+
+[[service.group]]
+region = "near"
+zone = "a"
+instances = 2
+weight = 3
+distance = "1ms"
+
+[[service.group]]
+region = "far"
 
 [service]
 servers = 2
@@ -23,12 +35,16 @@ failures = 0.25
 drops_cancelled = true
 
 [[service.change]]
+instance = 3
+region = "far"
+zone = ""
 at = "20s"
 lasts = "10s"
 slower = 2.5
 extra = "3ms"
 failures = 1.0
 paused = true
+gone = true
 
 [upstream.service.retry]
 attempts = 4
@@ -42,16 +58,30 @@ share = 0.1
 fn everything_that_is_written_is_read() {
     let scenario = Scenario::parse(WHOLE, "whole").unwrap();
     assert_eq!((scenario.seed, scenario.duration, scenario.record), (7, Duration::from_secs(60), true));
-    assert_eq!(scenario.clients, Clients { count: 3, load: Load::Even(10.0), repeat: Repeat::Never });
+    assert_eq!(
+        scenario.clients,
+        Clients { count: 3, load: Load::Even(10.0), repeat: Repeat::Never, keys: 7 }
+    );
     let change = Change {
+        aim: Aim { instances: vec![3], region: Some("far".into()), zone: Some(String::new()) },
         at: Duration::from_secs(20),
         lasts: Some(Duration::from_secs(10)),
         slower: 2.5,
         extra: Duration::from_millis(3),
         failures: Some(1.0),
         paused: true,
+        gone: true,
+    };
+    let near = Group {
+        region: "near".into(),
+        zone: "a".into(),
+        instances: 2,
+        weight: 3,
+        tier: 0,
+        distance: Duration::from_millis(1),
     };
     let service = Service {
+        groups: vec![near, Group { region: "far".into(), ..Group::default() }],
         servers: Some(2),
         queue: Some(5),
         latency: Spread::Lognormal { median: Duration::from_millis(20), sigma: 0.5 },
@@ -96,6 +126,72 @@ latency = "5ms"
         (call.deadline, call.timeout.fixed),
         (Some(Duration::from_secs(4)), Some(Duration::from_secs(2)))
     );
+}
+
+const THREE_PLACES: &str = r#"
+region = "eu"
+zone = "a"
+[simulation]
+duration = "1s"
+[clients]
+rate = 1.0
+[service]
+latency = "1ms"
+[[service.group]]
+region = "eu"
+zone = "a"
+[[service.group]]
+region = "eu"
+zone = "b"
+[[service.group]]
+region = "us"
+zone = "a"
+instances = 2
+[upstream.service]
+endpoints = "http://127.0.0.1:1"
+limit.per_region = 5
+balance = { algorithm = "round_robin", overprovision = 2.0 }
+outlier.error_excess = 0.5
+"#;
+
+#[test]
+fn what_is_chosen_by_is_read_as_the_proxy_reads_it() {
+    let scenario = Scenario::parse(THREE_PLACES, "places").unwrap();
+    assert_eq!(scenario.service.groups.iter().map(|group| group.tier).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(scenario.service.instances(), 4);
+    let Policies { balance, outlier, per_region, .. } = scenario.policies;
+    assert_eq!((balance.algorithm.name(), balance.overprovision), ("round_robin", 2.0));
+    assert_eq!((outlier.error_excess, per_region.map(|limit| limit.max_in_flight)), (0.5, Some(5)));
+    // Who doesn't know where it is finds all equally near.
+    let nowhere = THREE_PLACES.replacen("region = \"eu\"\nzone = \"a\"\n", "", 1);
+    let scenario = Scenario::parse(&nowhere, "nowhere").unwrap();
+    assert!(scenario.service.groups.iter().all(|group| group.tier == 0));
+}
+
+#[test]
+fn mistakes_about_instances_are_told_at_once() {
+    let text = r#"[simulation]
+duration = "1s"
+[clients]
+rate = 1.0
+count = 100
+keys = 0
+[service]
+instances = 10
+latency = "1ms"
+[[service.group]]
+region = "near"
+instances = 100000
+weight = 0
+[[service.group]]
+region = "far"
+instances = 0
+[[service.change]]
+at = "1s"
+instance = [1, 100001]
+region = "nera"
+"#;
+    insta::assert_snapshot!(mistakes(text));
 }
 
 fn mistakes(text: &str) -> String {
@@ -161,7 +257,7 @@ fn the_upstream_must_be_known() {
 
 proptest! {
     #[test]
-    fn no_text_makes_it_panic(cut in 0usize..700, with in "\\PC{0,20}") {
+    fn no_text_makes_it_panic(cut in 0usize..900, with in "\\PC{0,20}") {
         let at = WHOLE.len().min(cut);
         let _ = Scenario::parse(&format!("{}{with}{}", &WHOLE[..at], &WHOLE[at..]), "f");
         let _ = Scenario::parse(&with, "f");

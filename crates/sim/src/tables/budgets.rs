@@ -9,7 +9,7 @@ use std::time::Duration;
 use seaworthy_core::call::{self, Repeat, budget, retry, timeout};
 use seaworthy_core::{Mode, Rules, Valid};
 
-use crate::{Clients, Load, Policies, Row, Scenario, Service, Spread, run};
+use crate::{Clients, Group, Load, Policies, Row, Scenario, Service, Spread, run};
 
 /// The columns of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,8 +75,9 @@ pub fn scenario(column: Column, failures: f64, seed: u64) -> Scenario {
         seed,
         duration: Duration::from_secs(60),
         record: false,
-        clients: Clients { count: 100, load: Load::Poisson(10.0), repeat: Repeat::Safe },
+        clients: Clients { count: 100, load: Load::Poisson(10.0), repeat: Repeat::Safe, keys: 1 },
         service: Service {
+            groups: vec![Group::default()],
             servers: None,
             queue: None,
             // Two exponential network delays of 10 ms in the original; only the mean matters to a service without a queue.

@@ -12,7 +12,7 @@ use seaworthy_core::{Instant, Rules, Seeded, Valid};
 use crate::agenda::Agenda;
 use crate::spread::{exponential, seconds_of};
 
-use crate::{Change, Clients, Load, Policies, Row, Scenario, Service, Spread, run};
+use crate::{Change, Clients, Group, Load, Policies, Row, Scenario, Service, Spread, run};
 
 /// The columns of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,8 +76,9 @@ pub fn scenario(column: Column, timeout: timeout::Config, seed: u64) -> Scenario
         seed,
         duration: SHIFT_AT + SHIFT_LASTS,
         record: false,
-        clients: Clients { count: 1, load: Load::Poisson(100.0), repeat: Repeat::Safe },
+        clients: Clients { count: 1, load: Load::Poisson(100.0), repeat: Repeat::Safe, keys: 1 },
         service: Service {
+            groups: vec![Group::default()],
             servers: None,
             queue: None,
             latency: Spread::Lognormal { median: Duration::from_millis(20), sigma: 0.5 },
@@ -141,7 +142,7 @@ pub fn naive(column: Column, seed: u64) -> Naive {
             break;
         }
         timeout = percentile_99(&successes).map_or(timeout, |p99| p99 * 2);
-        let change = if now < start { calm } else { shifted };
+        let change = if now < start { &calm } else { &shifted };
         let took =
             seconds_of(latency.draw(&mut rng).as_secs_f64() * change.slower).saturating_add(change.extra);
         if took <= timeout {
