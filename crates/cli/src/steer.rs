@@ -85,7 +85,7 @@ pub(crate) fn evacuate(args: &Evacuate) -> Result<(), Failure> {
     let order = json!({ "region": region, "over_ms": millis(*over), "force": args.force, "reason": reason });
     follow(to, "/api/evacuate", &order, "/api/regions", &|state| {
         let found = named(state, "regions", region)?;
-        Some((found["state"] == "evacuated", of_region(region, found)))
+        Some((Ok(found["state"] == "evacuated"), of_region(region, found)))
     })
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn restore(args: &Restore) -> Result<(), Failure> {
     let order = json!({ "region": region, "over_ms": millis(*over), "reason": reason });
     follow(to, "/api/restore", &order, "/api/regions", &|state| {
         let found = named(state, "regions", region)?;
-        Some((found["state"] == "serving", of_region(region, found)))
+        Some((Ok(found["state"] == "serving"), of_region(region, found)))
     })
 }
 
@@ -105,12 +105,16 @@ pub(crate) fn restart(args: &Restart) -> Result<(), Failure> {
         let found = named(state, "processes", process)?;
         let replicas = found["replicas"].as_array().map_or(&[][..], Vec::as_slice);
         let states: Vec<&str> = replicas.iter().filter_map(|replica| replica["state"].as_str()).collect();
-        Some((found["restarting"] == false, format!("{process}: {}", states.join(", "))))
+        let error = found["restart_error"]
+            .as_str()
+            .map(|error| Failure::because("the restart failed", error.to_owned()));
+        let text = format!("{process}: {}", states.join(", "));
+        Some((error.map_or(Ok(found["restarting"] == false), Err), text))
     })
 }
 
-/// Whether the order is carried out, and how far it is, of the state that the proxy tells; `None` if it tells nothing of it.
-type Progress<'a> = &'a dyn Fn(&Value) -> Option<(bool, String)>;
+/// Whether the order is carried out or has failed, and how far it is, of the state that the proxy tells; `None` if it tells nothing of it.
+type Progress<'a> = &'a dyn Fn(&Value) -> Option<(Result<bool, Failure>, String)>;
 
 /// Gives the order, and looks how far it is until it is carried out.
 fn follow(to: &To, path: &str, order: &Value, look_at: &str, progress: Progress<'_>) -> Result<(), Failure> {
@@ -134,7 +138,7 @@ fn follow(to: &To, path: &str, order: &Value, look_at: &str, progress: Progress<
                 }
                 said = text;
             }
-            if done {
+            if done? {
                 return if to.json { out::json(&state) } else { Ok(()) };
             }
             sleep(BETWEEN_LOOKS).await;

@@ -86,9 +86,14 @@ impl Site {
         self.complete.store(true, Ordering::Release);
     }
 
+    /// Whether every source of endpoints has said something.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
     /// Whether new calls are welcome.
     pub(crate) fn is_ready(&self) -> bool {
-        self.serving.load(Ordering::Acquire) && self.complete.load(Ordering::Acquire)
+        self.serving.load(Ordering::Acquire) && self.is_complete()
     }
 
     /// A source of endpoints, as the configuration spells it.

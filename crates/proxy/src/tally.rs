@@ -38,6 +38,8 @@ pub(crate) struct Tally {
     pub routes: Vec<RouteTally>,
     /// Client connections accepted.
     pub accepted: Count,
+    /// When the worker showed last that it lives, in nanoseconds of its clock.
+    pub pulse: Count,
     /// Log lines dropped because the writer was behind.
     pub unlogged: Count,
 }
@@ -86,6 +88,7 @@ impl Tally {
         Self {
             routes: (0..=config.routes.len()).map(|_| RouteTally::default()).collect(),
             accepted: Count::default(),
+            pulse: Count::default(),
             unlogged: Count::default(),
         }
     }

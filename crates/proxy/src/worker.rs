@@ -111,6 +111,7 @@ impl Worker {
     /// Once a second: closes connections that nobody needs, and lets go of endpoints that have left.
     pub(crate) fn sweep(&self) {
         let now = self.clock.refresh();
+        self.tally.pulse.set(now.as_nanos());
         for (crew, service) in self.crews.iter().zip(&self.site.services) {
             let mut crew = crew.borrow_mut();
             crew.muster(&service.fleet);

@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// The port; 0 takes a free one
     #[arg(long, default_value_t = 0)]
     port: u16,
+    /// Don't end with stdin, nor obey it
+    #[arg(long)]
+    unleashed: bool,
     /// What service times and failures are drawn from
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -64,7 +67,9 @@ async fn serve(args: &Args) -> Result<(), Failure> {
         .map_err(|error| Failure::because(format!("could not listen on port {}", args.port), error))?;
     let address = listener.local_addr().map_err(|error| Failure::because("has no address", error))?;
     let instance = Arc::new(Instance::new(args));
-    obey_stdin(Arc::clone(&instance));
+    if !args.unleashed {
+        obey_stdin(Arc::clone(&instance));
+    }
     out::line(&format!("{READY}{address}"))?;
 
     loop {

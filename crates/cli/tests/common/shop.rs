@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,13 +26,15 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A process that ends with its owner.
 pub(crate) struct Process {
     child: Child,
+    /// Its leash, held apart from it, as waiting for a child would close it.
+    stdin: ChildStdin,
 }
 
 impl Process {
-    fn start(command: &mut Command) -> (Self, impl BufRead + use<>) {
+    pub(crate) fn start(command: &mut Command) -> (Self, impl BufRead + use<>) {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let words = BufReader::new(child.stdout.take().unwrap());
-        (Self { child }, words)
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        (Self { child, stdin }, BufReader::new(stdout))
     }
 
     pub(crate) fn id(&self) -> Pid {
@@ -45,7 +47,7 @@ impl Process {
 
     /// Writes a line to its stdin.
     pub(crate) fn tell(&mut self, line: &str) {
-        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+        writeln!(self.stdin, "{line}").unwrap();
     }
 
     /// Waits until it has ended.

@@ -2,18 +2,24 @@
 //!
 //! | method and path | answer |
 //! |---|---|
-//! | `GET /health/live` | 200 as long as the process runs |
-//! | `GET /health/ready` | 200, or 503 from the moment it drains |
+//! | `GET /health/live` | 200 as long as the process answers |
+//! | `GET /health/ready` | 200, or 503 before its endpoints are known and from the moment it drains |
+//! | `GET /health/deep` | each upstream, each worker, and the head-room of the process |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /api/state` | every policy's state, JSON |
+//! | `GET /api/regions` | how the regions are, and which are evacuated |
+//! | `GET /api/processes` | how the supervised processes are |
 //! | `POST /api/breaker` | `{"upstream": .., "endpoint": .., "force": "open" \| "closed" \| "none"}`; all endpoints without one |
 //! | `POST /api/mode` | `{"upstream": .., "policy": .., "mode": "enforce" \| "observe" \| "off"}` |
+//! | `POST /api/evacuate`, `/api/restore` | `{"region": .., "over_ms": .., "force": false, "reason": ".."}` |
+//! | `POST /api/restart` | `{"process": ..}` |
 //!
-//! Whoever reaches the address can steer the proxy. So that a web page which an operator has open can't, by a name that
+//! Health is told as `application/health+json`. Whoever reaches the address can steer the proxy. So that a web page which an operator has open can't, by a name that
 //! resolves to this address or by a form: the `Host` must be an address or `localhost`, an `Origin` must be this one, and
 //! a `POST` must be JSON, which a page can't send across origins without being asked.
 
 mod metrics;
+mod own;
 mod state;
 mod steer;
 
@@ -30,6 +36,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use seaworthy::health::{self, HealthRegistry, Report};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
@@ -57,6 +64,8 @@ pub(crate) fn serve(
 }
 
 async fn accept(site: Arc<Site>, listener: tokio::net::TcpListener) {
+    let (health, probe) = own::registry(&site);
+    tokio::task::spawn_local(probe);
     let seats = Arc::new(tokio::sync::Semaphore::new(MOST_OPERATORS));
     loop {
         let Ok(seat) = seats.clone().acquire_owned().await else { return };
@@ -64,11 +73,11 @@ async fn accept(site: Arc<Site>, listener: tokio::net::TcpListener) {
             tokio::time::sleep(BREATH).await;
             continue;
         };
-        let site = site.clone();
+        let (site, health) = (site.clone(), health.clone());
         tokio::task::spawn_local(async move {
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-            let service = service_fn(|request| answer(&site, request));
+            let service = service_fn(|request| answer(&site, &health, request));
             // What went wrong on the connection, its other end knows.
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
             drop(seat);
@@ -76,7 +85,11 @@ async fn accept(site: Arc<Site>, listener: tokio::net::TcpListener) {
     }
 }
 
-async fn answer(site: &Site, request: Request<Incoming>) -> Result<Response<Full>, Infallible> {
+async fn answer(
+    site: &Site,
+    health: &HealthRegistry,
+    request: Request<Incoming>,
+) -> Result<Response<Full>, Infallible> {
     let (parts, body) = request.into_parts();
     if let Err(reason) = is_from_here(&parts.headers) {
         return Ok(failure(StatusCode::FORBIDDEN, reason));
@@ -93,7 +106,7 @@ async fn answer(site: &Site, request: Request<Incoming>) -> Result<Response<Full
         return Ok(failure(StatusCode::METHOD_NOT_ALLOWED, "this path has another method"));
     }
     if method == Method::GET {
-        return Ok(show(site, path).await);
+        return Ok(show(site, health, path).await);
     }
     Ok(match read_json(&parts.headers, body).await {
         Ok(order) => told(steer::obey(site, path, &order).await),
@@ -101,10 +114,14 @@ async fn answer(site: &Site, request: Request<Incoming>) -> Result<Response<Full
     })
 }
 
-async fn show(site: &Site, path: &str) -> Response<Full> {
+async fn show(site: &Site, health: &HealthRegistry, path: &str) -> Response<Full> {
     match path {
-        "/health/live" => text("text/plain; charset=utf-8", "live\n".into()),
-        "/health/ready" => ready(site),
+        "/health/live" => report(&health.live()),
+        "/health/ready" => {
+            health.set_serving(site.serving.load(Ordering::Acquire));
+            report(&health.ready().await)
+        }
+        "/health/deep" => report(&health.deep().await),
         "/metrics" => text("text/plain; version=0.0.4; charset=utf-8", metrics::render(site)),
         "/api/regions" => told(ask(site, What::Regions).await),
         "/api/processes" => told(ask(site, What::Processes).await),
@@ -130,14 +147,10 @@ fn told(result: Result<Value, String>) -> Response<Full> {
     }
 }
 
-fn ready(site: &Site) -> Response<Full> {
-    if site.is_ready() {
-        return text("text/plain; charset=utf-8", "ready\n".into());
-    }
-    let serving = site.serving.load(Ordering::Acquire);
-    let why = if serving { "waiting for endpoints\n" } else { "draining\n" };
-    let mut response = text("text/plain; charset=utf-8", why.into());
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+fn report(report: &Report) -> Response<Full> {
+    let mut response = text(health::MEDIA_TYPE, format!("{}\n", report.to_json()));
+    *response.status_mut() =
+        StatusCode::from_u16(report.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response
 }
 
@@ -201,9 +214,10 @@ fn failure(status: StatusCode, detail: &str) -> Response<Full> {
 }
 
 /// Every path, and the method that it takes.
-const PATHS: [(&str, Method); 11] = [
+const PATHS: [(&str, Method); 12] = [
     ("/health/live", Method::GET),
     ("/health/ready", Method::GET),
+    ("/health/deep", Method::GET),
     ("/metrics", Method::GET),
     ("/api/state", Method::GET),
     ("/api/regions", Method::GET),
