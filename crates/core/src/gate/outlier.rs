@@ -19,7 +19,8 @@
 //! many a small one; a fixed minimum of calls would be too late for the one and too early for the other.
 //!
 //! **Latency.** The geometric mean of its latencies against the *median* of the others' (so another slow one moves nothing):
-//! it is an outlier at `slow_factor` times that, if the difference is at least `slow_floor`, both with `minimum_calls`.
+//! it is an outlier at `slow_factor` times that, if the difference is at least `slow_floor`, both with `minimum_calls`. The
+//! others are those at the same place: who is far away is slower and not ill.
 //!
 //! The worst come first, until as many are out as may be. Whoever is found starts with an empty window, as does whoever is
 //! out: what counts after the return is what happened after it.
@@ -179,6 +180,17 @@ impl Outlier {
     ///
     /// In observe-only mode the verdicts come all the same, to be told and not to be carried out.
     pub fn judge(&mut self, now: Instant, members: &[(u32, bool)]) -> Vec<Verdict> {
+        self.judge_by_place(now, members, |_| 0)
+    }
+
+    /// The same where endpoints are at several places, of which `place` tells the number: latencies are compared at each place
+    /// by itself. Otherwise the region that stands in for one that has failed would be put out for being far away.
+    pub fn judge_by_place(
+        &mut self,
+        now: Instant,
+        members: &[(u32, bool)],
+        place: impl Fn(u32) -> u32,
+    ) -> Vec<Verdict> {
         if self.config.mode == Mode::Off {
             return Vec::new();
         }
@@ -186,7 +198,7 @@ impl Outlier {
         for (id, _) in members.iter().filter(|(_, out)| *out) {
             self.records.remove(id);
         }
-        let peers = Peers::new(self.in_play(now, members), self.config.minimum_calls);
+        let peers = Peers::new(self.in_play(now, members, place), self.config.minimum_calls);
         let mut found: Vec<(f64, Verdict)> =
             peers.all.iter().filter_map(|peer| self.verdict(peer, &peers)).collect();
         let worst = |(a, x): &(f64, Verdict), (b, y): &(f64, Verdict)| {
@@ -220,10 +232,15 @@ impl Outlier {
 
     // Decisions.
 
-    fn in_play(&self, now: Instant, members: &[(u32, bool)]) -> Vec<Peer> {
+    fn in_play(&self, now: Instant, members: &[(u32, bool)], place: impl Fn(u32) -> u32) -> Vec<Peer> {
         let known = members.iter().filter(|(_, out)| !out).filter_map(|(id, _)| {
             let counts = self.records.get(id)?.counts(now);
-            Some(Peer { id: *id, typical: geometric_mean(counts.log2_nanos, counts.timed), counts })
+            Some(Peer {
+                id: *id,
+                place: place(*id),
+                typical: geometric_mean(counts.log2_nanos, counts.timed),
+                counts,
+            })
         });
         known.collect()
     }
@@ -252,7 +269,7 @@ impl Outlier {
         if peer.counts.timed < u64::from(self.config.minimum_calls) {
             return None;
         }
-        let others = peers.median_without(typical)?;
+        let others = peers.median_without(peer.place, typical)?;
         let bound = others.mul_f64(factor).max(others.saturating_add(self.config.slow_floor));
         let (seen, others) = (typical.as_secs_f64(), others.as_secs_f64());
         let verdict =
@@ -272,6 +289,7 @@ impl Outlier {
 /// One endpoint that is in.
 struct Peer {
     id: u32,
+    place: u32,
     counts: Counts,
     typical: Option<Duration>,
 }
@@ -281,15 +299,18 @@ struct Peers {
     all: Vec<Peer>,
     calls: u64,
     failures: u64,
-    /// The typical latencies of those with enough calls, sorted.
-    typical: Vec<Duration>,
+    /// The typical latencies of those with enough calls, by place, sorted.
+    typical: BTreeMap<u32, Vec<Duration>>,
 }
 
 impl Peers {
     fn new(all: Vec<Peer>, minimum_calls: u32) -> Self {
         let enough = all.iter().filter(|peer| peer.counts.timed >= u64::from(minimum_calls));
-        let mut typical: Vec<Duration> = enough.filter_map(|peer| peer.typical).collect();
-        typical.sort_unstable();
+        let mut typical: BTreeMap<u32, Vec<Duration>> = BTreeMap::new();
+        for (place, latency) in enough.filter_map(|peer| Some((peer.place, peer.typical?))) {
+            typical.entry(place).or_default().push(latency);
+        }
+        typical.values_mut().for_each(|latencies| latencies.sort_unstable());
         Self {
             calls: all.iter().map(|peer| peer.counts.calls()).sum(),
             failures: all.iter().map(|peer| peer.counts.failures).sum(),
@@ -298,11 +319,12 @@ impl Peers {
         }
     }
 
-    /// The median of the others of one that has `own` and is among them; `None` if there is no other.
-    fn median_without(&self, own: Duration) -> Option<Duration> {
-        let place = self.typical.partition_point(|other| *other < own);
-        let others = self.typical.len().checked_sub(1)?;
-        let nth = |n: usize| self.typical.get(if n < place { n } else { n + 1 }).copied();
+    /// The median of the others at its place of one that has `own` and is among them; `None` if there is no other.
+    fn median_without(&self, place: u32, own: Duration) -> Option<Duration> {
+        let typical = self.typical.get(&place)?;
+        let before = typical.partition_point(|other| *other < own);
+        let others = typical.len().checked_sub(1)?;
+        let nth = |n: usize| typical.get(if n < before { n } else { n + 1 }).copied();
         let (low, high) = (nth(others.checked_sub(1)? / 2)?, nth(others / 2)?);
         Some(low + (high - low) / 2)
     }

@@ -170,6 +170,20 @@ mod errors {
 mod latency {
     use super::*;
 
+    #[test]
+    fn who_is_far_away_is_compared_with_those_as_far() {
+        let found = |slow_far: f64, places: fn(u32) -> u32| {
+            let mut outlier = outlier(Config::default());
+            for (id, millis) in (0..).zip([10.0, 10.0, 10.0, 70.0, 70.0, slow_far]) {
+                outlier.record(START, id, timed(50, millis));
+            }
+            ids(&outlier.judge_by_place(START, &all_in(6), places))
+        };
+        assert_eq!(found(70.0, |id| id / 3), []);
+        assert_eq!(found(300.0, |id| id / 3), [5]);
+        assert_eq!(found(70.0, |_| 0), [3, 4, 5]);
+    }
+
     /// A latency around `millis`, from a third of it to three times.
     fn spread(rng: &mut Seeded, millis: f64) -> Duration {
         let factor = (1..=4).fold(1.0, |factor, _| factor * if rng.unit() < 0.5 { 0.76 } else { 1.32 });
@@ -255,17 +269,19 @@ mod latency {
     #[test]
     fn the_median_is_that_of_the_others() {
         let peer = |millis| Peer {
+            place: 0,
             id: 0,
             counts: Counts { timed: 20, ..Counts::default() },
             typical: Some(Duration::from_millis(millis)),
         };
         let peers = Peers::new([40, 10, 30, 20].map(peer).into(), 20);
-        let medians = [10, 20, 30, 40].map(|own| peers.median_without(Duration::from_millis(own)).unwrap());
+        let medians =
+            [10, 20, 30, 40].map(|own| peers.median_without(0, Duration::from_millis(own)).unwrap());
         assert_eq!(medians.map(|median| median.as_millis()), [30, 30, 20, 20]);
         let two = Peers::new([10, 20].map(peer).into(), 20);
-        assert_eq!(two.median_without(Duration::from_millis(10)), Some(Duration::from_millis(20)));
+        assert_eq!(two.median_without(0, Duration::from_millis(10)), Some(Duration::from_millis(20)));
         let one = Peers::new([10].map(peer).into(), 20);
-        assert_eq!(one.median_without(Duration::from_millis(10)), None);
+        assert_eq!(one.median_without(0, Duration::from_millis(10)), None);
     }
 
     #[test]
