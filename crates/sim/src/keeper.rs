@@ -71,7 +71,8 @@ impl Keeper {
         }
         let is_out = |endpoint: &Endpoint| !endpoint.breaker.is_open_to_all();
         let known: Vec<_> = (0..).zip(&*endpoints).map(|(id, endpoint)| (id, is_out(endpoint))).collect();
-        for verdict in self.outlier.judge(now, &known) {
+        let place = |id: u32| u32::from(endpoints[id as usize].region);
+        for verdict in self.outlier.judge_by_place(now, &known, place) {
             if self.outlier.config().mode == Mode::Enforce {
                 let breaker = &mut endpoints[verdict.id as usize].breaker;
                 // Whoever keeps the instances notices what it has become.

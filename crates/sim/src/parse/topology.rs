@@ -62,11 +62,11 @@ impl Found<'_> {
             let known = numbers.get_ref().all().iter().all(there) && !numbers.get_ref().all().is_empty();
             self.check(known, numbers, &message, remedy);
         }
-        let places: [(_, _, fn(&Group) -> &str); 2] =
-            [("region", &change.region, |group| &group.region), ("zone", &change.zone, |group| &group.zone)];
-        for (kind, wanted, its) in places {
+        let regions: Vec<&str> = groups.iter().map(|group| group.region.as_str()).collect();
+        let zones = groups.iter().map(|group| group.zone.as_str()).collect();
+        for (kind, wanted, known) in [("region", &change.region, regions), ("zone", &change.zone, zones)] {
             if let Some(wanted) = wanted {
-                let known = groups.iter().any(|group| its(group) == wanted.get_ref());
+                let known = known.contains(&wanted.get_ref().as_str());
                 let message = format!("no group of the service is in {kind} {:?}", wanted.get_ref());
                 self.check(known, wanted, &message, "write the name of one that a [[service.group]] has");
             }
