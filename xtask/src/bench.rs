@@ -17,6 +17,13 @@ pub(crate) fn proxy(arguments: &[String]) -> Result<(), Failure> {
     measure("proxy", arguments)
 }
 
+/// The proxy beside others while an instance dies and another freezes: errors and latency that callers see.
+pub(crate) fn failover(arguments: &[String]) -> Result<(), Failure> {
+    provide(FAILOVER_NEEDS, "cargo xtask bench failover")?;
+    run(&mut cargo(&["build", "--release", "--locked", "--package", "seaworthy-cli"]))?;
+    measure("failover", arguments)
+}
+
 /// Builds all measuring programs, since one may start another, and runs this one. Not `--locked`: a dependency that the
 /// library gained meanwhile enters the lock file of bench/ here, while the peers stay at their versions.
 fn measure(name: &str, arguments: &[String]) -> Result<(), Failure> {
@@ -30,10 +37,16 @@ const COMPILER: Need = Need { program: "cc", package: "gcc" };
 
 const VALGRIND: Need = Need { program: "valgrind", package: "valgrind" };
 
+const NGINX: Need = Need { program: "nginx", package: "nginx-light" };
+
+const HAPROXY: Need = Need { program: "haproxy", package: "haproxy" };
+
+const FAILOVER_NEEDS: &[Need] = &[COMPILER, NGINX, HAPROXY, Need { program: "kill", package: "procps" }];
+
 const PROXY_NEEDS: &[Need] = &[
     COMPILER,
-    Need { program: "nginx", package: "nginx-light" },
-    Need { program: "haproxy", package: "haproxy" },
+    NGINX,
+    HAPROXY,
     Need { program: "wrk", package: "wrk" },
     Need { program: "taskset", package: "util-linux" },
 ];

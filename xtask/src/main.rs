@@ -71,6 +71,11 @@ const TASKS: &[Task] = &[
         about: "the proxy beside nginx and HAProxy: CPU per request, latency",
         run: bench::proxy,
     },
+    Task {
+        words: &["bench", "failover"],
+        about: "the same while an instance dies and another freezes: errors, latency",
+        run: bench::failover,
+    },
 ];
 
 fn help() -> String {

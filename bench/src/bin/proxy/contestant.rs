@@ -1,11 +1,9 @@
 //! Who is compared, set up as alike as they can be: one worker, keep-alive on both sides, plain HTTP/1.1, their defaults otherwise.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::process::{Cpu, Process};
+use seaworthy_bench::process::{Cpu, Process, Start};
+use seaworthy_bench::setup::{find, folder, free_port, get, nginx, write};
 
 /// The length of the upstream's answer.
 pub(crate) const ANSWER_BYTES: usize = 128;
@@ -100,7 +98,7 @@ impl Contestant {
     ) -> Result<Self, String> {
         let port = free_port()?;
         let name = format!("{}-{}", what.name(), log.name());
-        let folder = folder(place, &name)?;
+        let folder = folder(&place.folder, &name)?;
         let (program, text) = match what {
             What::HaProxy => ("haproxy".into(), haproxy(port, to.port, log)),
             What::Nginx => ("nginx".into(), nginx_proxy(&folder, port, to.port, log)),
@@ -113,9 +111,14 @@ impl Contestant {
             What::Nginx => vec!["-c", &file],
             _ => vec!["run", &file],
         };
-        let output = folder.join("output");
-        let mut process = Process::start(place.proxy_core, &find(program), &arguments, &output)?;
-        process.wait_until(|| answers(port), &output)?;
+        let mut process = Process::start(&Start {
+            program: &find(program),
+            arguments: &arguments,
+            output: &folder.join("output"),
+            core: Some(place.proxy_core),
+            leashed: false,
+        })?;
+        process.wait_for(|| answers(port).then_some(()))?;
         Ok(Self { what, log, port, process: Some(process) })
     }
 
@@ -139,28 +142,20 @@ impl Contestant {
 /// It can't be started, or doesn't answer.
 pub(crate) fn upstream(place: &Place) -> Result<Upstream, String> {
     let port = free_port()?;
-    let folder = folder(place, "upstream")?;
+    let folder = folder(&place.folder, "upstream")?;
     let body = "x".repeat(ANSWER_BYTES);
     let http =
         format!("server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ return 200 \"{body}\"; }} }}");
     let file = write(&folder.join("config"), &nginx(&folder, "access_log off;", &http))?;
-    let output = folder.join("output");
-    let mut process = Process::start(place.upstream_core, &find("nginx".into()), &["-c", &file], &output)?;
-    process.wait_until(|| answers(port), &output)?;
+    let mut process = Process::start(&Start {
+        program: &find("nginx".into()),
+        arguments: &["-c", &file],
+        output: &folder.join("output"),
+        core: Some(place.upstream_core),
+        leashed: false,
+    })?;
+    process.wait_for(|| answers(port).then_some(()))?;
     Ok(Upstream { port, _process: process })
-}
-
-/// nginx with one worker, which is also its master: one process to measure and to end.
-fn nginx(folder: &Path, log: &str, http: &str) -> String {
-    let folder = folder.display();
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
-        .map(|kind| format!("{kind}_temp_path {folder}/{kind};\n"))
-        .collect();
-    format!(
-        "daemon off;\nmaster_process off;\nworker_processes 1;\npid {folder}/pid;\nerror_log {folder}/error error;\n\
-         events {{ worker_connections 4096; }}\nhttp {{\n{temporary}{log}\nkeepalive_requests 1000000000;\n{http}\n}}\n"
-    )
 }
 
 fn nginx_proxy(folder: &Path, port: u16, to: u16, log: Log) -> String {
@@ -198,40 +193,8 @@ fn seaworthy(port: u16, to: u16, log: Log) -> String {
     )
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> Result<u16, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    listener.map(|address| address.port()).map_err(|error| format!("no free port: {error}"))
-}
-
-fn folder(place: &Place, name: &str) -> Result<PathBuf, String> {
-    let folder = place.folder.join(name);
-    std::fs::create_dir_all(&folder)
-        .map_err(|error| format!("{} can't be made: {error}", folder.display()))?;
-    Ok(folder)
-}
-
-fn write(file: &Path, text: &str) -> Result<String, String> {
-    std::fs::write(file, text).map_err(|error| format!("{} can't be written: {error}", file.display()))?;
-    Ok(file.display().to_string())
-}
-
-/// Debian keeps daemons where a user's path doesn't lead.
-fn find(program: PathBuf) -> PathBuf {
-    let inside = Path::new("/usr/sbin").join(&program);
-    if inside.is_file() { inside } else { program }
-}
-
 /// Whether a request gets the upstream's answer.
 fn answers(port: u16) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
     let body = "x".repeat(ANSWER_BYTES);
-    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200") && answer.ends_with(&body))
+    get(port, "/").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200") && answer.ends_with(&body))
 }

@@ -9,15 +9,15 @@
 
 mod contestant;
 mod load;
-mod process;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use contestant::{Contestant, Log, Place, What};
 use load::Load;
 use seaworthy_bench::report::{median, write_json};
+use seaworthy_bench::setup::{ours, with_folder};
 use serde_json::{Value, json};
 
 /// Rounds of each contestant. Odd, so that the median is one of them.
@@ -83,14 +83,8 @@ impl Round {
 }
 
 fn compare(settings: &Settings) -> Result<(), String> {
-    let folder = std::env::temp_dir().join(format!("seaworthy-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)
-        .map_err(|error| format!("{} can't be made: {error}", folder.display()))?;
-    let measured = measure(settings, &folder);
     // Access logs of millions of lines: gone with the run, whether it succeeded or not.
-    std::fs::remove_dir_all(&folder)
-        .map_err(|error| format!("{} can't be removed: {error}", folder.display()))?;
-    let rows = measured?;
+    let rows = with_folder(|folder| measure(settings, folder))?;
     print_table(&rows);
     write_json("proxy.json", &as_json(&rows))
 }
@@ -128,11 +122,6 @@ fn one_round(contestant: &Contestant, seconds: u32, place: &Place) -> Result<Rou
         system: (after.system - before.system) / requests,
         load,
     })
-}
-
-/// Our binary, as `cargo xtask bench proxy` builds it.
-fn ours() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/seaworthy")
 }
 
 /// The median of what each round says.

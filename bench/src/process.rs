@@ -2,59 +2,74 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A child that ends when it goes out of scope.
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     name: String,
+    output: PathBuf,
+}
+
+/// What is started, and how.
+pub struct Start<'a> {
+    /// A path, or a name to look for on the path.
+    pub program: &'a Path,
+    /// What it is told.
+    pub arguments: &'a [&'a str],
+    /// The file that takes what it prints.
+    pub output: &'a Path,
+    /// The one core that it may use; every core for none.
+    pub core: Option<usize>,
+    /// Whether its stdin stays open until it is ended, for programs that end with their stdin.
+    pub leashed: bool,
 }
 
 /// CPU time in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Cpu {
-    pub(crate) user: f64,
-    pub(crate) system: f64,
+pub struct Cpu {
+    /// Of its own instructions.
+    pub user: f64,
+    /// Of the kernel's on its behalf.
+    pub system: f64,
 }
 
 impl Process {
-    /// Starts it on one core, its output in a file.
+    /// Starts it.
     ///
     /// # Errors
-    /// It could not be started.
-    pub(crate) fn start(
-        core: usize,
-        program: &Path,
-        arguments: &[&str],
-        output: &Path,
-    ) -> Result<Self, String> {
-        let name = program.display().to_string();
-        let unusable = |error| format!("{}: {error}", output.display());
-        let out = File::create(output).map_err(unusable)?;
+    /// It could not be started, or its output file could not be made.
+    pub fn start(start: &Start<'_>) -> Result<Self, String> {
+        let name = start.program.display().to_string();
+        let unusable = |error| format!("{}: {error}", start.output.display());
+        let out = File::create(start.output).map_err(unusable)?;
         let err = out.try_clone().map_err(unusable)?;
-        let mut command = Command::new("taskset");
         // taskset turns into the program: the child's id is the program's own.
-        command.args(["-c", &core.to_string()]).arg(program).args(arguments);
-        let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
+        let mut command = Command::new(start.core.map_or(start.program, |_| Path::new("taskset")));
+        if let Some(core) = start.core {
+            command.args(["-c", &core.to_string()]).arg(start.program);
+        }
+        let stdin = if start.leashed { Stdio::piped() } else { Stdio::null() };
+        let child = command.args(start.arguments).stdin(stdin).stdout(out).stderr(err).spawn();
         let child = child.map_err(|error| format!("{name} could not be started: {error}"))?;
-        Ok(Self { child, name })
+        Ok(Self { child, name, output: start.output.to_path_buf() })
     }
 
-    /// Waits until `is_ready` says yes.
+    /// Waits until `look` finds something.
     ///
     /// # Errors
     /// It ended instead, or took longer than ten seconds; with what it printed.
-    pub(crate) fn wait_until(&mut self, is_ready: impl Fn() -> bool, output: &Path) -> Result<(), String> {
+    pub fn wait_for<T>(&mut self, look: impl Fn() -> Option<T>) -> Result<T, String> {
         let until = Instant::now() + Duration::from_secs(10);
         loop {
-            if is_ready() {
-                return Ok(());
+            if let Some(found) = look() {
+                return Ok(found);
             }
             let ended = self.child.try_wait().map_err(|error| format!("{}: {error}", self.name))?;
             if ended.is_some() || Instant::now() >= until {
-                let printed = std::fs::read_to_string(output).unwrap_or_else(|error| error.to_string());
+                let printed = std::fs::read_to_string(&self.output).unwrap_or_else(|error| error.to_string());
                 let state =
                     ended.map_or("does not answer".to_owned(), |status| format!("ended with {status}"));
                 return Err(format!("{} {state}:\n{printed}", self.name));
@@ -63,11 +78,33 @@ impl Process {
         }
     }
 
+    /// Sends it the signal of this name, as in `STOP`.
+    ///
+    /// # Errors
+    /// `kill` could not be started, or was refused.
+    pub fn signal(&self, name: &str) -> Result<(), String> {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        match sent {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("kill -{name} for {} ended with {status}", self.name)),
+            Err(error) => Err(format!("kill could not be started: {error}")),
+        }
+    }
+
+    /// Ends it with SIGKILL and waits until it is gone.
+    ///
+    /// # Errors
+    /// It could not be killed.
+    pub fn kill(&mut self) -> Result<(), String> {
+        let killed = self.child.kill().and_then(|()| self.child.wait());
+        killed.map(drop).map_err(|error| format!("{} could not be killed: {error}", self.name))
+    }
+
     /// The CPU time that it and its children used so far.
     ///
     /// # Errors
     /// /proc is not there or says something else than expected.
-    pub(crate) fn cpu(&self) -> Result<Cpu, String> {
+    pub fn cpu(&self) -> Result<Cpu, String> {
         let stats = all_stats()?;
         let mut family = vec![self.child.id()];
         let mut sum = Cpu::default();
@@ -87,8 +124,10 @@ impl Process {
 impl Drop for Process {
     /// Asks it to end, which takes its children with it, and makes it after five seconds.
     fn drop(&mut self) {
-        let id = self.child.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &id]).status().is_ok_and(|status| status.success());
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        let asked = self.signal("TERM").is_ok();
         let until = Instant::now() + Duration::from_secs(5);
         while asked && Instant::now() < until {
             if !matches!(self.child.try_wait(), Ok(None)) {
@@ -97,7 +136,7 @@ impl Drop for Process {
             std::thread::sleep(Duration::from_millis(20));
         }
         if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            eprintln!("{} (process {id}) could not be ended: {error}", self.name);
+            eprintln!("{} (process {}) could not be ended: {error}", self.name, self.child.id());
         }
     }
 }
