@@ -127,6 +127,8 @@ pub(crate) struct Fleet {
     roster: Mutex<Roster>,
     /// By source: what keeps it from saying what there is.
     troubles: Mutex<Vec<Option<String>>>,
+    /// Counts what happened to its endpoints that no attempt shows: an order, a check that turned.
+    stirred: AtomicU64,
     version: AtomicU64,
 }
 
@@ -135,8 +137,19 @@ impl Fleet {
         Self {
             roster: Mutex::new(Roster::empty(config)),
             troubles: Mutex::new(vec![None; sources]),
+            stirred: AtomicU64::new(0),
             version: AtomicU64::new(0),
         }
+    }
+
+    /// Something happened to its endpoints that no attempt shows.
+    pub(crate) fn stir(&self) {
+        self.stirred.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often something happened that no attempt shows.
+    pub(crate) fn stirred(&self) -> u64 {
+        self.stirred.load(Ordering::Acquire)
     }
 
     /// Notes what keeps a source from saying what there is, or that nothing does.

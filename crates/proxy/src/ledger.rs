@@ -52,6 +52,7 @@ impl Leg {
     pub(crate) fn settle(&mut self, now: Instant, outcome: Outcome) {
         let Some(ticket) = self.ticket.take() else { return };
         self.node.counts().count(outcome);
+        self.home.tally.settled[self.node.upstream].add(1);
         if outcome != Outcome::Abandoned {
             self.node.observe(now, now.since(self.sent), outcome);
         }

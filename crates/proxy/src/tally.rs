@@ -36,6 +36,8 @@ impl Count {
 pub(crate) struct Tally {
     /// By route; the last is for calls that no route took.
     pub routes: Vec<RouteTally>,
+    /// By upstream: attempts that were settled.
+    pub settled: Vec<Count>,
     /// Client connections accepted.
     pub accepted: Count,
     /// When the worker showed last that it lives, in nanoseconds of its clock.
@@ -87,6 +89,7 @@ impl Tally {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             routes: (0..=config.routes.len()).map(|_| RouteTally::default()).collect(),
+            settled: config.upstreams.iter().map(|_| Count::default()).collect(),
             accepted: Count::default(),
             pulse: Count::default(),
             unlogged: Count::default(),

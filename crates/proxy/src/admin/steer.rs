@@ -70,6 +70,7 @@ fn force(site: &Site, upstream: usize, order: &Value) -> Result<Value, String> {
             site.journal.breaker(&site.config.upstreams[upstream].name, endpoint, &change);
         }
     }
+    site.services[upstream].fleet.stir();
     if done == 0 {
         return Err(format!("there is no endpoint {:?}", wanted.unwrap_or("")));
     }

@@ -38,6 +38,8 @@ pub(super) struct Book {
     members: Vec<Member>,
     /// Until when the table in force says how calls are spread.
     holds_until: Instant,
+    /// [`Book::life`] at the last look.
+    life: u64,
     impatient: bool,
     panics: bool,
 }
@@ -72,6 +74,7 @@ impl Book {
             regions: Vec::new(),
             members: Vec::new(),
             holds_until: Instant::FAR,
+            life: 0,
             impatient: false,
             panics: false,
             site,
@@ -230,6 +233,13 @@ impl Book {
     /// Looks at every endpoint, compares them, and spreads calls anew if something has changed. `share` is what of the calls
     /// to a region may go there.
     pub(super) fn look(&mut self, now: Instant, share: impl Fn(&str) -> f64) {
+        let life = self.life();
+        if std::mem::replace(&mut self.life, life) == life
+            && self.is_settled(&share)
+            && now < self.holds_until
+        {
+            return;
+        }
         self.count(now);
         for verdict in self.judge(now) {
             self.eject(now, verdict);
@@ -241,6 +251,21 @@ impl Book {
             self.members = members;
             self.publish(now, None);
         }
+    }
+
+    /// What moves whenever something happens to an endpoint.
+    fn life(&self) -> u64 {
+        let settled = self.site.tallies.iter().map(|tally| tally.settled[self.upstream].get());
+        self.site.services[self.upstream].fleet.stirred().wrapping_add(settled.sum())
+    }
+
+    /// Whether time alone changes nothing: nobody is out or on the way back, and no region on its way.
+    fn is_settled(&self, share: impl Fn(&str) -> f64) -> bool {
+        let as_before = |member: &Member| {
+            let kept = self.regions.get(usize::from(member.region)).map(|region| share(&region.name));
+            !member.out && member.share == 1.0 && Some(member.kept) == kept
+        };
+        self.members.iter().all(as_before)
     }
 
     /// Takes in what the workers have counted since the last look.

@@ -50,6 +50,7 @@ async fn visit(site: Arc<Site>, upstream: usize, endpoint: Arc<Endpoint>, health
         let result = check(spec, config.protocol, &address.host, address.port).await;
         let change = health.borrow_mut().checked(clock::now(), result.is_ok());
         if let Some(change) = change {
+            site.services[upstream].fleet.stir();
             tell(&site, &config.name, &endpoint, &change, result.as_ref().err());
         }
         let state = health.borrow().state();
