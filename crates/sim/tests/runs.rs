@@ -158,7 +158,8 @@ fn every_example_runs() {
         }
     }
     names.sort();
-    assert_eq!(names, ["brownout.scenario.toml", "hedging.scenario.toml", "retries.scenario.toml"]);
+    let known = ["brownout", "hedging", "region", "retries"].map(|name| format!("{name}.scenario.toml"));
+    assert_eq!(names, known);
 }
 
 proptest! {
@@ -191,11 +192,14 @@ proptest! {
 }
 
 #[test]
-fn the_scenario_in_the_docs_is_one() {
+fn the_scenarios_in_the_docs_are_such() {
     let docs = include_str!("../../../docs/simulate.md");
-    let scenario = docs.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let scenario = Scenario::parse(scenario, "docs/simulate.md").unwrap();
-    assert_eq!(scenario.phases().len(), 3);
+    let mut scenarios = docs.split("```toml\n").skip(1).map(|rest| {
+        let scenario = rest.split("```").next().unwrap();
+        Scenario::parse(scenario, "docs/simulate.md").unwrap()
+    });
+    assert_eq!(scenarios.next().unwrap().phases().len(), 3);
+    assert_eq!(scenarios.next().unwrap().service.instances(), 6);
 }
 
 /// A recording looks as the docs say.
@@ -209,4 +213,29 @@ fn the_recording_in_the_docs_is_one() {
     let recording =
         recording.split("```").next().unwrap().replace("jitter=full ...", &format!("jitter=full {rest}"));
     assert_eq!(replay(&recording).unwrap().calls, 1);
+}
+
+/// Whoever has one instance has nothing to choose from, wherever that is.
+#[test]
+fn one_instance_alone_is_called_whatever_is_said_of_places() {
+    let mut placed = busy(1, true);
+    let group = &mut placed.service.groups[0];
+    (group.region, group.tier, group.weight) = ("far".into(), 2, 7);
+    assert_eq!(run(&placed), run(&busy(1, true)));
+    assert!(run(&placed).endpoints.is_empty());
+}
+
+/// Many instances leave recordings that replay, ejections included.
+#[test]
+fn a_recorded_run_with_many_instances_replays() {
+    let mut scenario = busy(1, true);
+    scenario.service.groups[0].instances = 5;
+    let change = &mut scenario.service.changes[0];
+    (change.aim.instances, change.failures) = (vec![2], Some(0.3));
+    let report = run(&scenario);
+    let recording = report.recording.as_deref().unwrap();
+    assert!(recording.contains(" > trip "), "{report}");
+    // Of two clients.
+    assert_eq!(replay(recording).unwrap().gates, 10);
+    assert_eq!(report, run(&scenario));
 }

@@ -196,7 +196,7 @@ impl EndpointRow {
         }
         match self.outings.len().saturating_sub(MOST_OUTINGS) {
             0 => told,
-            more => format!("{told}, {more} more times"),
+            more => format!("{told}, and {more} more"),
         }
     }
 }
