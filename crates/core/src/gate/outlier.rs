@@ -14,9 +14,16 @@
 //!
 //! **Errors.** With `k` of its `n` calls failed and `K` of the others' `N`, let `p = (K + 1) / (N + 2)` (Laplace's rule of
 //! succession). It is an outlier if `k` is at least `minimum_failures`, its rate exceeds `p` by `error_excess`, and chance
-//! explains it less than once in a million: by Chernoff's bound the probability of `k` or more failures is at most
+//! explains it less than once in ten million: by Chernoff's bound the probability of `k` or more failures is at most
 //! `exp(-n * KL(k/n || p))` with `KL(a || b) = a ln(a/b) + (1-a) ln((1-a)/(1-b))`. So few calls need a great difference, and
 //! many a small one; a fixed minimum of calls would be too late for the one and too early for the other.
+//!
+//! When a whole region fails, the others are no measure, since they fail too. So the same is asked against *the better half*
+//! of the endpoints alone. As a half that was chosen for being good flatters itself, `p` is then taken to be [`FLATTERED`] at
+//! least: this finds who fails nearly always while others answer.
+//!
+//! Both are asked of the whole window and of its latest tenth, fifth and half, so that who was well until a second ago does
+//! not live on his reputation.
 //!
 //! **Latency.** The geometric mean of its latencies against the *median* of the others' (so another slow one moves nothing):
 //! it is an outlier at `slow_factor` times that, if the difference is at least `slow_floor`, both with `minimum_calls`. The
@@ -199,8 +206,9 @@ impl Outlier {
             self.records.remove(id);
         }
         let peers = Peers::new(self.in_play(now, members, place), self.config.minimum_calls);
+        let measures = peers.measures(self.config.minimum_failures);
         let mut found: Vec<(f64, Verdict)> =
-            peers.all.iter().filter_map(|peer| self.verdict(peer, &peers)).collect();
+            peers.all.iter().filter_map(|peer| self.verdict(peer, &peers, &measures)).collect();
         let worst = |(a, x): &(f64, Verdict), (b, y): &(f64, Verdict)| {
             x.cause.cmp(&y.cause).then(b.total_cmp(a)).then(x.id.cmp(&y.id))
         };
@@ -234,33 +242,35 @@ impl Outlier {
 
     fn in_play(&self, now: Instant, members: &[(u32, bool)], place: impl Fn(u32) -> u32) -> Vec<Peer> {
         let known = members.iter().filter(|(_, out)| !out).filter_map(|(id, _)| {
-            let counts = self.records.get(id)?.counts(now);
-            Some(Peer {
-                id: *id,
-                place: place(*id),
-                typical: geometric_mean(counts.log2_nanos, counts.timed),
-                counts,
-            })
+            let spans = self.records.get(id)?.spans(now);
+            let counts = spans[SPANS.len() - 1];
+            let typical = geometric_mean(counts.log2_nanos, counts.timed);
+            Some(Peer { id: *id, place: place(*id), typical, spans, counts })
         });
         known.collect()
     }
 
-    fn verdict(&self, peer: &Peer, peers: &Peers) -> Option<(f64, Verdict)> {
-        self.by_errors(peer, peers).or_else(|| self.by_latency(peer, peers))
+    fn verdict(&self, peer: &Peer, peers: &Peers, measures: &[Measure]) -> Option<(f64, Verdict)> {
+        let spans = peer.spans.iter().zip(measures);
+        let by_errors = spans.filter_map(|(counts, measure)| self.by_errors(peer.id, counts, measure)).next();
+        by_errors.or_else(|| self.by_latency(peer, peers))
     }
 
     /// With how far it is worse.
-    fn by_errors(&self, peer: &Peer, peers: &Peers) -> Option<(f64, Verdict)> {
-        let (calls, failures) = (peer.counts.calls(), peer.counts.failures);
-        let (of_others, others_failed) = (peers.calls - calls, peers.failures - failures);
-        if failures < u64::from(self.config.minimum_failures).max(1) || of_others == 0 {
+    fn by_errors(&self, id: u32, counts: &Counts, measure: &Measure) -> Option<(f64, Verdict)> {
+        let (calls, failures) = (counts.calls(), counts.failures);
+        if failures < u64::from(self.config.minimum_failures).max(1) {
             return None;
         }
         let seen = failures as f64 / calls as f64;
-        let others = (others_failed + 1) as f64 / (of_others + 2) as f64;
-        let certain = seen > others && calls as f64 * divergence(seen, others) >= CERTAIN;
-        let verdict = Verdict { id: peer.id, cause: Cause::Errors, not_slower_than: None, seen, others };
-        (certain && seen - others >= self.config.error_excess).then_some((seen - others, verdict))
+        let all = rate(measure.calls - calls, measure.failures - failures);
+        let half = measure.half_without(id, counts).map(|half| half.max(FLATTERED));
+        let differs = |others: &f64| {
+            seen - others >= self.config.error_excess && calls as f64 * divergence(seen, *others) >= CERTAIN
+        };
+        let others = [all, half].into_iter().flatten().find(differs)?;
+        let verdict = Verdict { id, cause: Cause::Errors, not_slower_than: None, seen, others };
+        Some((seen - others, verdict))
     }
 
     /// With how many times slower it is.
@@ -290,15 +300,67 @@ impl Outlier {
 struct Peer {
     id: u32,
     place: u32,
+    /// Over each of the [`SPANS`].
+    spans: [Counts; SPANS.len()],
+    /// Over the whole window.
     counts: Counts,
     typical: Option<Duration>,
+}
+
+/// What failures are measured against, over one span.
+#[derive(Default)]
+struct Measure {
+    /// All calls, and those that failed.
+    calls: u64,
+    failures: u64,
+    /// The better half of the endpoints, sorted, and the same of them.
+    half: Vec<u32>,
+    half_calls: u64,
+    half_failures: u64,
+}
+
+impl Measure {
+    /// Of the endpoints whose calls are told here by id; each had some.
+    fn of(mut all: Vec<(u32, Counts)>) -> Self {
+        let mut measure = Self::default();
+        for (_, counts) in &all {
+            measure.calls += counts.calls();
+            measure.failures += counts.failures;
+        }
+        let half = all.len() / 2;
+        if half == 0 {
+            return measure;
+        }
+        let rate = |counts: &Counts| counts.failures as f64 / counts.calls() as f64;
+        // Of equals those with more calls, which say more.
+        all.select_nth_unstable_by(half - 1, |(a, x), (b, y)| {
+            rate(x).total_cmp(&rate(y)).then(y.calls().cmp(&x.calls())).then(a.cmp(b))
+        });
+        for (id, counts) in all.into_iter().take(half) {
+            measure.half.push(id);
+            measure.half_calls += counts.calls();
+            measure.half_failures += counts.failures;
+        }
+        measure.half.sort_unstable();
+        measure
+    }
+
+    /// The failure rate of the better half without `id`; `None` if there is no other.
+    fn half_without(&self, id: u32, own: &Counts) -> Option<f64> {
+        let is_in = self.half.binary_search(&id).is_ok();
+        let own = if is_in { *own } else { Counts::default() };
+        rate(self.half_calls - own.calls(), self.half_failures - own.failures)
+    }
+}
+
+/// The chance of a failure where `failures` of `calls` were; `None` without calls.
+fn rate(calls: u64, failures: u64) -> Option<f64> {
+    (calls > 0).then(|| (failures + 1) as f64 / (calls + 2) as f64)
 }
 
 /// All endpoints that are in.
 struct Peers {
     all: Vec<Peer>,
-    calls: u64,
-    failures: u64,
     /// The typical latencies of those with enough calls, by place, sorted.
     typical: BTreeMap<u32, Vec<Duration>>,
 }
@@ -311,12 +373,22 @@ impl Peers {
             typical.entry(place).or_default().push(latency);
         }
         typical.values_mut().for_each(|latencies| latencies.sort_unstable());
-        Self {
-            calls: all.iter().map(|peer| peer.counts.calls()).sum(),
-            failures: all.iter().map(|peer| peer.counts.failures).sum(),
-            typical,
-            all,
-        }
+        Self { typical, all }
+    }
+
+    /// What to measure failures against, by span; nothing where nobody has as many as would matter.
+    fn measures(&self, minimum_failures: u32) -> Vec<Measure> {
+        let bad = |counts: &Counts| counts.failures >= u64::from(minimum_failures).max(1);
+        let measure = |span: usize| {
+            let called = self.all.iter().map(|peer| (peer.id, peer.spans[span]));
+            let called: Vec<_> = called.filter(|(_, counts)| counts.calls() > 0).collect();
+            if called.iter().any(|(_, counts)| bad(counts)) {
+                Measure::of(called)
+            } else {
+                Measure::default()
+            }
+        };
+        (0..SPANS.len()).map(measure).collect()
     }
 
     /// The median of the others at its place of one that has `own` and is among them; `None` if there is no other.
@@ -387,17 +459,34 @@ impl Record {
     }
 
     fn counts(&self, now: Instant) -> Counts {
-        let mut counts = Counts::default();
-        self.clock.live(now).for_each(|place| counts.add(&self.slices[place]));
-        counts
+        self.spans(now)[SPANS.len() - 1]
+    }
+
+    /// Over each of the [`SPANS`], which end now.
+    fn spans(&self, now: Instant) -> [Counts; SPANS.len()] {
+        let mut spans = [Counts::default(); SPANS.len()];
+        for (age, place) in self.clock.latest(now) {
+            for (span, counts) in SPANS.iter().zip(&mut spans) {
+                if age < *span {
+                    counts.add(&self.slices[place]);
+                }
+            }
+        }
+        spans
     }
 }
 
 /// Ten forget in steps of a tenth, fine enough for what is judged once a second, at 32 bytes each.
 const SLICES: usize = 10;
-/// ln 1,000,000. Of ten endpoints judged over ten seconds each, one is found by chance in eleven days at most, if each
-/// stands exactly at the bound; the excess that is asked for besides, and the bound itself, make it far rarer.
-const CERTAIN: f64 = 13.815_510_557_964_274;
+/// How many of the latest slices failures are counted over: each span doubles, up to the whole window.
+const SPANS: [usize; 4] = [1, 2, 5, SLICES];
+/// What a better half is taken to fail of its calls at least. A half: an endpoint that fails much more than that while half of the others
+/// do not is ill, whatever was picked by chance.
+const FLATTERED: f64 = 0.5;
+/// ln 10,000,000: a million for what is found by chance, and ten for looking at several spans. Of ten endpoints judged over ten
+/// seconds each, one is found by chance in eleven days at most, if each stands exactly at the bound; the excess that is asked for
+/// besides, and the bound itself, make it far rarer.
+const CERTAIN: f64 = 16.118_095_650_958_32;
 
 #[cfg(test)]
 mod tests;

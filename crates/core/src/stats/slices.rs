@@ -49,9 +49,14 @@ impl Slices {
 
     /// The places of the slices that still count at `now`, newest first.
     pub(crate) fn live(&self, now: Instant) -> impl Iterator<Item = usize> + Clone + use<> {
+        self.latest(now).map(|(_, place)| place)
+    }
+
+    /// The same, each with its age: how many slices lie between it and the one that `now` falls into.
+    pub(crate) fn latest(&self, now: Instant) -> impl Iterator<Item = (usize, usize)> + Clone + use<> {
         let gone = (now.as_nanos() / self.width).saturating_sub(self.newest).min(self.count as u64) as usize;
         let (head, count) = (self.head, self.count);
-        (0..count - gone).map(move |back| (head + count - back) % count)
+        (0..count - gone).map(move |back| (gone + back, (head + count - back) % count))
     }
 
     /// Whether every slice still counts at `now`.

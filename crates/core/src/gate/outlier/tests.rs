@@ -83,6 +83,44 @@ mod errors {
         assert!(after[19] <= 100, "{after:?}");
     }
 
+    /// One of ten is well for a minute and fails 20% of its calls from then on: after how many of those it is found.
+    fn calls_until_found_after_a_good_minute(seed: u64) -> u32 {
+        let (mut rng, mut outlier) = (Seeded::new(seed), outlier(Config::default()));
+        let mut its_calls = 0;
+        for call in 0..120_000 {
+            let now = START.plus(Duration::from_millis(call));
+            let (id, ill) = (rng.below(10) as u32, call > 60_000);
+            let failed = rng.unit() < if ill && id == 3 { 0.2 } else { 0.001 };
+            its_calls += u32::from(ill && id == 3);
+            outlier.record(now, id, calls(u32::from(!failed), u32::from(failed)));
+            // As often as the keeper looks.
+            if call % 100 == 0 && !outlier.judge(now, &all_in(10)).is_empty() {
+                return its_calls;
+            }
+        }
+        panic!("never found, seed {seed}");
+    }
+
+    #[test]
+    fn nobody_lives_on_his_reputation() {
+        let mut after: Vec<_> = (0..20).map(calls_until_found_after_a_good_minute).collect();
+        after.sort_unstable();
+        assert!(after[9] > 0 && after[9] <= 80, "median {} of {after:?}", after[9]);
+    }
+
+    #[test]
+    fn a_whole_region_that_is_silent_is_found_by_the_other() {
+        let mut outlier = outlier(Config::default());
+        for second in 0..10 {
+            (0..3).for_each(|id| outlier.record(START.plus(Duration::from_secs(second)), id, calls(60, 0)));
+        }
+        let now = START.plus(Duration::from_secs(10));
+        (0..3).for_each(|id| outlier.record(now, id, calls(0, 24)));
+        assert_eq!(outlier.judge(now, &all_in(6)), [], "it might be our own network");
+        (3..6).for_each(|id| outlier.record(now, id, calls(12, 0)));
+        assert_eq!(ids(&outlier.judge(now, &all_in(6))), [0, 1, 2]);
+    }
+
     /// So many seconds of ten equal endpoints with that failure rate and so many calls a second, judged every second.
     fn among_equals(seconds: u64, rate: f64, calls_a_second: u32) {
         for seed in 0..20 {
@@ -269,6 +307,7 @@ mod latency {
     #[test]
     fn the_median_is_that_of_the_others() {
         let peer = |millis| Peer {
+            spans: Default::default(),
             place: 0,
             id: 0,
             counts: Counts { timed: 20, ..Counts::default() },
