@@ -5,8 +5,9 @@ use std::rc::Rc;
 use seaworthy::shared::breaker;
 use seaworthy_core::balance::{Ask, View};
 use seaworthy_core::gate::limit;
-use seaworthy_core::{Instant, Policy, Reason, Rejection};
+use seaworthy_core::{Failure, Instant, Policy, Reason, Rejection};
 
+use crate::fleet::Region;
 use crate::node::Node;
 use crate::worker::Worker;
 
@@ -27,11 +28,20 @@ pub(crate) struct Wish {
     pub may_probe: bool,
     /// Where its attempts went.
     tried: Ids,
+    /// The regions in which an attempt was not answered at all.
+    unanswered: u64,
 }
 
 impl Wish {
     pub(crate) fn new(key: Option<u64>, may_probe: bool) -> Self {
-        Self { key, may_probe, tried: Ids::default() }
+        Self { key, may_probe, ..Self::default() }
+    }
+
+    /// An attempt failed in that region.
+    pub(crate) fn failed(&mut self, region: &Region, failure: Failure) {
+        if matches!(failure, Failure::Connect | Failure::Timeout) {
+            self.unanswered |= bit(region.index);
+        }
     }
 }
 
@@ -62,7 +72,7 @@ pub(crate) fn choose(
         tried: Some(&wish.tried),
         refused: Ids::default(),
         full: 0,
-        doubted: doubted(nodes, &wish.tried),
+        doubted: wish.unanswered | doubted(nodes, &wish.tried),
     };
     let mut last_resort = nodes.iter().flatten().take(LAST_RESORT);
     let mut refusal = None;
@@ -158,7 +168,7 @@ impl View for Options<'_> {
     }
 }
 
-/// The regions in which so many attempts of the call have failed that it is hardly the endpoints' fault.
+/// The regions in which two attempts of the call have failed: that is hardly the endpoints' fault. One is enough where nobody answered.
 fn doubted(nodes: &[Option<Rc<Node>>], tried: &Ids) -> u64 {
     let regions = tried.iter().filter_map(|id| Some(nodes.get(id as usize)?.as_ref()?.endpoint.region.index));
     let mut seen = 0;

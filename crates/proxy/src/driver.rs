@@ -147,6 +147,9 @@ impl Driver {
                     flights.drop_attempt(attempt);
                     self.held.iter_mut().for_each(|held| drop(held.take_if(|(held, _)| *held == attempt)));
                     if let Some(mut leg) = self.legs.take(attempt) {
+                        if let Outcome::Failure(failure, _) = why.outcome() {
+                            self.wish.failed(&leg.node.endpoint.region, failure);
+                        }
                         leg.settle(now, why.outcome());
                     }
                 }
@@ -221,6 +224,7 @@ impl Driver {
                 let failure = self.as_replayable(failure);
                 let outcome = Outcome::failed(failure);
                 if let Some(mut leg) = self.legs.take(attempt) {
+                    self.wish.failed(&leg.node.endpoint.region, failure);
                     leg.settle(now, outcome);
                 }
                 Event::Ended { attempt, outcome }

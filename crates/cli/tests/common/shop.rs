@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -212,6 +212,8 @@ pub(crate) struct Call {
 
 /// Calls at a steady rate, whatever becomes of them, in a thread of their own.
 pub(crate) struct Stream {
+    /// One at a time in a process, so that they don't disturb each other; the test runner keeps processes apart.
+    _alone: MutexGuard<'static, ()>,
     begun: Instant,
     calls: Arc<Mutex<Vec<Call>>>,
     stop: tokio::sync::watch::Sender<bool>,
@@ -221,6 +223,9 @@ pub(crate) struct Stream {
 impl Stream {
     /// `rate` GETs a second to `to`.
     pub(crate) fn start(to: SocketAddr, rate: u32) -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        // Who panicked has left nothing behind.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let (calls, begun) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let thread = std::thread::spawn({
@@ -230,7 +235,7 @@ impl Stream {
                 runtime.block_on(send(to, rate, begun, calls, stopped));
             }
         });
-        Self { begun, calls, stop, thread: Some(thread) }
+        Self { _alone: alone, begun, calls, stop, thread: Some(thread) }
     }
 
     /// How long it has run.
@@ -255,7 +260,8 @@ impl Stream {
     /// Makes no further call and waits for the last ones.
     pub(crate) fn finish(mut self) -> Vec<Call> {
         self.end();
-        self.calls.lock().unwrap().clone()
+        let calls = self.calls.lock().unwrap();
+        calls.clone()
     }
 
     fn end(&mut self) {

@@ -282,7 +282,9 @@ impl Book {
     fn judge(&mut self, now: Instant) -> Vec<Verdict> {
         let out = |entry: &Entry| !entry.endpoint.breaker.is_closed() || !entry.up;
         let members: Vec<_> = self.entries.iter().flatten().map(|e| (e.endpoint.id, out(e))).collect();
-        self.outlier.judge(now, &members)
+        let region =
+            |id: u32| self.entries[id as usize].as_ref().map_or(0, |e| u32::from(e.endpoint.region.index));
+        self.outlier.judge_by_place(now, &members, region)
     }
 
     /// An endpoint that differs from the others is left alone until it proves that it no longer does.
@@ -347,8 +349,9 @@ impl Entry {
         self.up = up;
         let breaker = &self.endpoint.breaker;
         let (mut admitted, mut waits) = (1.0, false);
-        if !breaker.is_closed() {
-            let seen = breaker.snapshot(now);
+        let seen = (!breaker.is_closed()).then(|| breaker.snapshot(now));
+        // One that only observes keeps nobody out.
+        if let Some(seen) = seen.filter(|seen| seen.mode == Mode::Enforce) {
             admitted = seen.share;
             waits = seen.forced.is_none()
                 && match seen.state {
