@@ -100,14 +100,22 @@ fn scarce(files: u64, max_connections: u32) -> Option<String> {
 fn about(config: &Config) -> Vec<String> {
     let mut lines = Vec::new();
     for upstream in &config.upstreams {
-        let endpoints: Vec<String> = upstream.endpoints.iter().map(ToString::to_string).collect();
-        lines.push(format!("  upstream  {} at {}", upstream.name, endpoints.join(", ")));
+        let sources: Vec<String> = upstream.sources.iter().map(|source| config.spelt(&source.at)).collect();
+        lines.push(format!("  upstream  {} at {}", upstream.name, sources.join(", ")));
         lines.extend(policies(upstream));
     }
     for route in &config.routes {
         let upstream = config.upstreams.get(route.upstream).map_or("?", |upstream| &upstream.name);
         let fallback = if route.fallback.is_some() { ", with a fallback" } else { "" };
         lines.push(format!("  route     {} to {upstream}{fallback}", route.name));
+    }
+    for process in &config.processes {
+        lines.push(format!(
+            "  process   {} times {}: {}",
+            process.replicas,
+            process.name,
+            process.command.join(" ")
+        ));
     }
     lines.extend(config.warnings.iter().map(|warning| format!("\n{warning}")));
     lines
@@ -118,18 +126,25 @@ fn policies(upstream: &Upstream) -> Vec<String> {
     let call = &upstream.call;
     let timeout =
         call.timeout.fixed.map_or_else(|| "timeout learned".to_owned(), |fixed| format!("timeout {fixed:?}"));
+    let check = upstream.check.as_ref();
+    let check = check.map(|check| (Mode::Enforce, format!("check {}", check.kind.name())));
     let all = [
         (call.timeout.mode, timeout),
         (call.retry.mode, format!("retry to {} attempts", call.retry.attempts)),
         (call.hedge.mode, "hedge".to_owned()),
         (upstream.breaker.mode, "breaker".to_owned()),
+        (upstream.outlier.mode, "outlier".to_owned()),
         (upstream.limit.mode, format!("limit {}", upstream.limit.max_in_flight)),
         (upstream.bulkhead.mode, format!("bulkhead {}", upstream.bulkhead.concurrency)),
     ];
     let modes = [(Mode::Enforce, "on"), (Mode::Observe, "observing"), (Mode::Off, "off")];
     let of_mode = |(wanted, name): (Mode, &str)| {
-        let names: Vec<&str> =
-            all.iter().filter(|(mode, _)| *mode == wanted).map(|(_, name)| name.as_str()).collect();
+        let names: Vec<&str> = all
+            .iter()
+            .chain(&check)
+            .filter(|(mode, _)| *mode == wanted)
+            .map(|(_, name)| name.as_str())
+            .collect();
         (!names.is_empty()).then(|| format!("            {name}: {}", names.join(", ")))
     };
     modes.into_iter().filter_map(of_mode).collect()

@@ -7,14 +7,14 @@ use std::time::Duration;
 use seaworthy_core::gate::{breaker, bulkhead, limit, outlier};
 use seaworthy_core::{Valid, balance, call};
 
-use crate::address::{Endpoint, Host, Prefix};
+use crate::address::{Host, Prefix};
 use crate::diagnostic::{Diagnostic, Mistakes};
 use crate::effective::Effective;
 use crate::health::Check;
 use crate::process::Process;
 use crate::resolve;
 use crate::settings::{Fallback, Limits, Log, Protocol, Repeatable};
-use crate::sources::{Discovery, HashOn, Source};
+use crate::sources::{Discovery, HashOn, Source, Where};
 use crate::text::Text;
 
 /// A complete, checked configuration.
@@ -59,8 +59,6 @@ pub struct Upstream {
     pub name: String,
     /// Where its instances are found, in the order of the file; at least one, no two the same.
     pub sources: Vec<Source>,
-    /// Those of its sources that are addresses.
-    pub endpoints: Vec<Endpoint>,
     /// How names and files among its sources are watched.
     pub discovery: Discovery,
     /// How each instance is asked whether it is well, if it is.
@@ -131,12 +129,27 @@ impl Config {
     /// ```
     /// use seaworthy_config::Config;
     /// let config = Config::from_command_line("http://localhost:3000", None, Some("off"))?;
-    /// assert_eq!(config.upstreams[0].endpoints[0].to_string(), "http://localhost:3000");
+    /// assert_eq!(config.spelt(&config.upstreams[0].sources[0].at), "http://localhost:3000");
     /// assert_eq!(config.routes.len(), 1);
     /// # Ok::<(), seaworthy_config::Mistakes>(())
     /// ```
     pub fn from_command_line(to: &str, listen: Option<&str>, admin: Option<&str>) -> Result<Self, Mistakes> {
         resolve::command_line(to, listen, admin)
+    }
+
+    /// A place where instances are found, as it is written in `endpoints`.
+    #[must_use]
+    pub fn spelt(&self, at: &Where) -> String {
+        match at {
+            Where::Address(address) => address.to_string(),
+            Where::Dns(name) => format!("dns://{}", name.authority()),
+            Where::Srv(name) => format!("srv://{name}"),
+            Where::File(path) => format!("file://{}", path.display()),
+            Where::Process(n) => {
+                let name = self.processes.get(*n).map_or("?", |process| process.name.as_str());
+                format!("process://{name}")
+            }
+        }
     }
 
     /// The route that takes a request, and its place in [`Config::routes`]; `None` if none does. `host` is what the request asked for,

@@ -22,7 +22,7 @@ use crate::settings::{
     ADDRESSES, Addresses, OVERRIDES, POLICIES, PROXY, Policies, Proxy, ROUTING, Routing, SUPERVISED,
 };
 use crate::shape::{described, listed};
-use crate::sources::{Where, is_plain};
+use crate::sources::is_plain;
 use crate::table::join;
 use crate::text::Text;
 use crate::value::Value;
@@ -497,14 +497,9 @@ fn config(reader: &mut Reader<'_>, draft: Draft, effective: Effective) -> Option
 fn built_upstream(reader: &mut Reader<'_>, draft: UpstreamDraft, processes: &[Process]) -> Option<Upstream> {
     let UpstreamDraft { name, header, addresses, policies, .. } = draft;
     let sources = topology::sources(&reader.source.file(), addresses.endpoints, processes)?;
-    let fixed = sources.iter().filter_map(|source| match &source.at {
-        Where::Address(endpoint) => Some(endpoint.clone()),
-        _ => None,
-    });
     let enforced = policies.limit.mode == Mode::Enforce;
     Some(Upstream {
         name,
-        endpoints: fixed.collect(),
         sources,
         check: topology::check(reader, &header, &policies)?,
         discovery: policies.discovery,

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use seaworthy::shared::{Bulkhead, Commons, Limit};
-use seaworthy_config::{Config, Where};
+use seaworthy_config::Config;
 use seaworthy_core::call::{self, Plan};
 use seaworthy_core::gate::{breaker, bulkhead, limit};
 use seaworthy_core::{Instant, Mode, Rules, Valid};
@@ -94,17 +94,6 @@ impl Site {
     /// Whether new calls are welcome.
     pub(crate) fn is_ready(&self) -> bool {
         self.serving.load(Ordering::Acquire) && self.is_complete()
-    }
-
-    /// A source of endpoints, as the configuration spells it.
-    pub(crate) fn spelt(&self, at: &Where) -> String {
-        match at {
-            Where::Address(address) => address.to_string(),
-            Where::Dns(name) => format!("dns://{}", name.authority()),
-            Where::Srv(name) => format!("srv://{name}"),
-            Where::File(path) => format!("file://{}", path.display()),
-            Where::Process(n) => format!("process://{}", self.config.processes[*n].name),
-        }
     }
 
     /// The numbers of the breakers of an upstream's endpoints.

@@ -42,7 +42,7 @@ fn upstream(site: &Site, n: usize, service: &Service) -> Value {
     let roster = service.fleet.roster();
     let sources = config.sources.iter().zip(service.fleet.troubles());
     let sources =
-        sources.map(|(source, trouble)| json!({ "at": site.spelt(&source.at), "trouble": trouble }));
+        sources.map(|(source, trouble)| json!({ "at": site.config.spelt(&source.at), "trouble": trouble }));
     let endpoints = roster.iter().map(|e| endpoint(now, e));
     json!({
         "name": config.name,

@@ -117,7 +117,7 @@ impl Book {
 
     /// A source can't say anything for now; what it said before holds.
     pub(super) fn trouble(&mut self, source: usize, trouble: String) {
-        let at = self.site.spelt(&self.config().sources[source].at);
+        let at = self.site.config.spelt(&self.config().sources[source].at);
         let fields = [("upstream", self.config().name.as_str()), ("source", &at), ("error", &trouble)];
         self.site.journal.event(Level::Warn, "discovery", &fields);
         self.sources[source].get_or_insert_default();
