@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use tokio::task::unconstrained;
 use tower::{Service, ServiceExt};
 
+mod balance;
 mod breaker;
 mod hedge;
 mod limit;
@@ -70,6 +71,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(limit::cases());
     cases.extend(hedge::cases());
     cases.extend(stack::cases());
+    cases.extend(balance::cases());
     let mut all = Vec::new();
     let mut ours = ours::cases();
     for case in cases {
