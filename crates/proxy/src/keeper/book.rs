@@ -33,6 +33,8 @@ pub(super) struct Book {
     free: Vec<u32>,
     ids: HashMap<Address, u32>,
     regions: Vec<Arc<Region>>,
+    /// By region: the share of its traffic that it keeps.
+    kept: Vec<f64>,
     outlier: Outlier,
     /// What the table in force was built of.
     members: Vec<Member>,
@@ -72,6 +74,7 @@ impl Book {
             free: Vec::new(),
             ids: HashMap::new(),
             regions: Vec::new(),
+            kept: Vec::new(),
             members: Vec::new(),
             holds_until: Instant::FAR,
             life: 0,
@@ -110,7 +113,8 @@ impl Book {
             };
             (region.name.clone(), load)
         };
-        self.regions.iter().map(load).collect()
+        // One that is left from endpoints that have gone is no region of this upstream.
+        self.regions.iter().filter(|region| Arc::strong_count(region) > 1).map(load).collect()
     }
 
     // Who is there.
@@ -223,28 +227,33 @@ impl Book {
             // A limit that the configuration has checked.
             Valid::new(limit::Config { max_in_flight, ..limit::Config::default() }).ok().map(Limit::new)
         });
-        let region = Arc::new(Region { index: self.regions.len() as u16, name: name.to_owned(), limit });
-        self.regions.push(region.clone());
+        // The place of a region that is nobody's any more, so that names that come and go don't add up.
+        let free = self.regions.iter().position(|region| Arc::strong_count(region) == 1);
+        let index = free.unwrap_or(self.regions.len());
+        let region = Arc::new(Region { index: index as u16, name: name.to_owned(), limit });
+        match free {
+            Some(index) => self.regions[index] = region.clone(),
+            None => self.regions.push(region.clone()),
+        }
         region
     }
 
     // How they are.
 
-    /// Looks at every endpoint, compares them, and spreads calls anew if something has changed. `share` is what of the calls
-    /// to a region may go there.
+    /// Looks at every endpoint, compares them, and spreads calls anew if something has changed. `share` is what a region keeps of its
+    /// traffic.
     pub(super) fn look(&mut self, now: Instant, share: impl Fn(&str) -> f64) {
         let life = self.life();
-        if std::mem::replace(&mut self.life, life) == life
-            && self.is_settled(&share)
-            && now < self.holds_until
-        {
+        let same = std::mem::replace(&mut self.life, life) == life;
+        if same && self.is_settled(&share) && now < self.holds_until {
             return;
         }
         self.count(now);
         for verdict in self.judge(now) {
             self.eject(now, verdict);
         }
-        let members = self.members(now, share);
+        self.kept = self.regions.iter().map(|region| share(&region.name)).collect();
+        let members = self.members(now);
         let impatient = self.is_impatient(now);
         if members != self.members || impatient != self.impatient || now >= self.holds_until {
             self.impatient = impatient;
@@ -301,8 +310,9 @@ impl Book {
         self.tell(Level::Warn, event, endpoint, &[("why", &verdict.to_string())]);
     }
 
-    fn members(&mut self, now: Instant, share: impl Fn(&str) -> f64) -> Vec<Member> {
-        self.entries.iter_mut().flatten().map(|entry| entry.member(now, &share)).collect()
+    fn members(&mut self, now: Instant) -> Vec<Member> {
+        let kept = |region: &Region| self.kept.get(usize::from(region.index)).copied().unwrap_or(1.0);
+        self.entries.iter_mut().flatten().map(|entry| entry.member(now, kept)).collect()
     }
 
     /// Whether an endpoint waits in vain for a call that may be repeated.
@@ -329,7 +339,7 @@ impl Book {
     /// Puts the endpoints there are in force.
     fn enlist(&mut self, now: Instant) {
         let endpoints = self.entries.iter().map(|entry| entry.as_ref().map(|e| e.endpoint.clone())).collect();
-        self.members = self.members(now, |_| 1.0);
+        self.members = self.members(now);
         self.publish(now, Some(endpoints));
     }
 
@@ -341,7 +351,7 @@ impl Book {
 }
 
 impl Entry {
-    fn member(&mut self, now: Instant, share: impl Fn(&str) -> f64) -> Member {
+    fn member(&mut self, now: Instant, kept: impl Fn(&Region) -> f64) -> Member {
         let up = self.patient.as_ref().is_none_or(Patient::is_up);
         if up && !std::mem::replace(&mut self.up, up) {
             self.since = now;
@@ -370,7 +380,7 @@ impl Entry {
             probe: waits,
             since: self.since,
             share: admitted,
-            kept: share(&self.labels.region),
+            kept: kept(&self.endpoint.region),
             hash: hash(self.endpoint.authority.as_bytes()),
         }
     }
