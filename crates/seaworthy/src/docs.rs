@@ -12,11 +12,13 @@ macro_rules! pages {
 pages! {
     readme: "README.md"
     library: "docs/library.md"
+    balance: "docs/policies/balance.md"
     breaker: "docs/policies/breaker.md"
     budget: "docs/policies/budget.md"
     fallback: "docs/policies/fallback.md"
     hedge: "docs/policies/hedge.md"
     limit: "docs/policies/limit.md"
+    outlier: "docs/policies/outlier.md"
     retry: "docs/policies/retry.md"
     timeout: "docs/policies/timeout.md"
 }
