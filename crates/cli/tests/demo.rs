@@ -37,11 +37,18 @@ fn ten_seconds_show_what_seaworthy_is_worth() {
 
     let kinds: Vec<&str> =
         report["failures"].as_array().unwrap().iter().map(|f| f["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["killed", "frozen", "slow", "failing", "gone"]);
-    let gone =
-        report["phases"].as_array().unwrap().iter().find(|phase| phase["name"] == "service gone").unwrap();
+    assert_eq!(kinds, ["killed", "frozen", "slow", "failing", "gone", "lost"]);
+    let phase =
+        |name: &str| report["phases"].as_array().unwrap().iter().find(|phase| phase["name"] == name).unwrap();
+    let gone = phase("service gone");
     assert!(gone["through"]["degraded"].as_u64().unwrap() > 0, "no fallback answered: {report:#}");
     assert!(rate(&gone["through"]) > rate(&gone["direct"]), "{report:#}");
+    let (healthy, lost) = (phase("healthy"), phase("region lost"));
+    assert_eq!(lost["service"], Value::Null);
+    assert!(rate(&lost["through"]) > rate(&lost["direct"]), "{report:#}");
+    let to_far = |phase: &Value| phase["regions"]["far_share"].as_f64().unwrap();
+    assert!(to_far(lost) > to_far(healthy), "the far region did not step in: {report:#}");
+    assert!(report["far_share_over_time"].as_array().unwrap().iter().any(Value::is_number), "{report:#}");
     assert!(report["policies"]["retries"].as_u64().unwrap() > 0, "{report:#}");
     assert!(report["policies"]["fallbacks"].as_u64().unwrap() > 0, "{report:#}");
 }
@@ -70,7 +77,8 @@ fn sigterm_leaves_no_process_behind() {
 #[test]
 fn the_children_end_even_when_their_parent_is_killed() {
     let mut demo = Demo::start();
-    demo.until("one frozen");
+    // When most of them are stopped, and can't even notice that they are alone.
+    demo.until("region lost");
     demo.child.kill().unwrap();
     demo.child.wait().unwrap();
     demo.must_be_gone();
@@ -93,11 +101,14 @@ impl Demo {
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut demo = Self { child, lines, children: Vec::new() };
-        let line = demo.until("services (processes");
-        let numbers = line.split(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
-        demo.children = numbers.filter_map(|number| number.parse().ok()).collect();
-        assert_eq!(demo.children.len(), 13, "{line}");
-        assert!(demo.children.iter().all(|&id| lives(id)), "{line}");
+        for text in ["(process ", "region near (processes", "region far (processes"] {
+            let line = demo.until(text);
+            let numbers = line.split(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
+            demo.children.extend(numbers.filter_map(|number| number.parse::<u32>().ok()));
+        }
+        // Four services of five instances, and the proxy.
+        assert_eq!(demo.children.len(), 21, "{:?}", demo.children);
+        assert!(demo.children.iter().all(|&id| lives(id)), "{:?}", demo.children);
         demo
     }
 

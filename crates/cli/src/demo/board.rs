@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::children::SERVICES;
-use super::policies::{Breaker, State};
+use super::children::{DISTANCE, NEAR_INSTANCES, SERVICES};
+use super::policies::{Breaker, LATELY, State};
 use super::score::{Score, Tally};
 use super::script::Phase;
-use super::text::{NOTHING, millis, percent};
+use super::text::{NOTHING, millis, percent, rough_percent};
 use super::traffic::{Kind, Way};
 use crate::failure::Failure;
 use crate::out::{self, Ink, Terminal};
@@ -115,20 +115,24 @@ fn table(view: &View<'_>, colour: bool) -> Vec<String> {
     let (straight, through) = ("straight to the services", "through Seaworthy");
     let heading = format!("  {:<NAME$}{straight:>WAY$}{through:>WAY$}", "");
     lines.push(Ink::Strong.on(colour, &heading));
-    let columns = format!("{:>9}{:>9}{:>9}", "success", "p50", "p99");
-    let columns = format!("  {:<NAME$}{columns}{columns}{:>12}", "the last 2 s", "breakers");
+    let columns = format!("{:>9}{:>8}{:>8}", "success", "p50", "p99");
+    let columns = format!("  {:<NAME$}{columns}{columns}   near    far   calls to far", "the last 2 s");
     lines.push(Ink::Quiet.on(colour, &columns));
     for (service, name) in SERVICES.iter().enumerate() {
-        let dots = breakers(&view.state.breakers[service], colour);
-        lines.push(format!("{}{dots}", row(view, name, service, Kind::Read, colour)));
+        let (near, far) = view.state.breakers[service].split_at(NEAR_INSTANCES);
+        let (near, far) = (breakers(near, colour), breakers(far, colour));
+        let share = to_far(view.state.lately.of(Some(service)).far_share, colour);
+        lines.push(format!("{}   {near}   {far}   {share}", row(view, name, service, Kind::Read, colour)));
     }
     lines.push(row(view, "orders placed", super::children::ORDERS, Kind::Order, colour));
     lines.push(String::new());
     lines.extend(counters(view.state, colour));
     lines.push(String::new());
-    lines.push(
-        Ink::Quiet.on(colour, "  breakers: ● closed  ◐ recovering  ○ open        Ctrl-C ends the demo"),
-    );
+    let far = format!("the far region is {} ms away", DISTANCE.as_millis());
+    let legend = format!("  breakers: ● closed  ◐ recovering  ○ open     {far}");
+    let end = "Ctrl-C ends the demo";
+    let room = WIDTH - legend.chars().count();
+    lines.push(Ink::Quiet.on(colour, &format!("{legend}{end:>room$}")));
     lines
 }
 
@@ -146,7 +150,7 @@ fn row(view: &View<'_>, name: &str, service: usize, kind: Kind, colour: bool) ->
         let tally = view.score.lately(view.now, LATELY, service, kind, way);
         line.push_str(&success(&tally, 9, colour));
         line.push_str(&format!(
-            "{:>9}{:>9}",
+            "{:>8}{:>8}",
             millis(tally.quantile_ms(0.5)),
             millis(tally.quantile_ms(0.99))
         ));
@@ -176,11 +180,18 @@ fn breakers(states: &[Option<Breaker>], colour: bool) -> String {
             None => Ink::Quiet.on(colour, NOTHING),
         })
         .collect();
-    format!("{:7}{}", "", dots.join(" "))
+    dots.join(" ")
+}
+
+/// Which share of the calls goes to the far region, drawn and written.
+fn to_far(share: Option<f64>, colour: bool) -> String {
+    let full = share.map_or(0, |share| (share * BAR as f64).ceil() as usize).min(BAR);
+    let (bar, rest) = ("━".repeat(full), "─".repeat(BAR - full));
+    format!("{}{}{:>5}", Ink::Warn.on(colour, &bar), Ink::Quiet.on(colour, &rest), rough_percent(share))
 }
 
 fn counters(state: &State, colour: bool) -> [String; 2] {
-    let c = &state.counters;
+    let c = &state.books.counters;
     let per_call = c.attempts_per_call().map_or_else(|| NOTHING.to_owned(), |rate| format!("{rate:.2}"));
     let quiet = |text: &str| Ink::Quiet.on(colour, text);
     let cell = |name: &str, value: String| format!("{} {value:<8}", quiet(&format!("{name:<14}")));
@@ -197,11 +208,11 @@ fn counters(state: &State, colour: bool) -> [String; 2] {
     [format!("  {}", first.join("   ")), format!("  {}", second.join("   "))]
 }
 
-/// How far back the live figures look: long enough for a p99 that holds still, short enough to see a failure at once.
-const LATELY: Duration = Duration::from_secs(2);
 /// The table's width in columns, its margin included.
-const WIDTH: usize = 84;
+const WIDTH: usize = 2 + NAME + 2 * WAY + 17 + BAR + 5;
 /// The width of the first column.
 const NAME: usize = 16;
 /// The width of what is said about one way.
-const WAY: usize = 27;
+const WAY: usize = 25;
+/// The width of the drawn share.
+const BAR: usize = 8;

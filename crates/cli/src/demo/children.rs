@@ -1,13 +1,15 @@
 //! The demo's child processes, and the promise that none outlives it.
 //!
-//! Three things keep that promise, whichever way the parent ends:
+//! Four things keep that promise, whichever way the parent ends:
 //!
 //! * dropping a [`Process`] kills and reaps it, with SIGKILL, which a stopped process obeys too;
 //! * every child holds a pipe from the parent as its stdin and ends when the pipe does, which covers a parent that
 //!   could not drop anything because it was killed itself;
 //! * every child has a process group of its own. Ctrl-C then reaches the parent alone, which ends the others in order.
 //!   And when the parent of a *stopped* child dies, the child's group is orphaned, so the kernel sends it SIGHUP and
-//!   SIGCONT (POSIX, `_exit`, "Consequences of Process Termination"): a frozen child can't be left behind either.
+//!   SIGCONT (POSIX, `_exit`, "Consequences of Process Termination"): a frozen child can't be left behind either;
+//! * unless it was being stopped at that very moment, and does not count as stopped yet. So on Linux every instance is
+//!   also killed by the kernel when the thread that started it ends, which is the parent's main one.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -30,8 +32,23 @@ pub(super) const SERVICES: [&str; 4] = ["catalog", "prices", "recommendations", 
 pub(super) const ORDERS: usize = 3;
 /// What the shop can do without for a while.
 pub(super) const RECOMMENDATIONS: usize = 2;
-/// Instances of each service.
-pub(super) const INSTANCES: usize = 3;
+/// Where the instances stand. The customers and the proxy are in the first region.
+pub(super) const REGIONS: [&str; 2] = ["near", "far"];
+/// Which of [`REGIONS`] the customers and the proxy are in.
+pub(super) const NEAR: usize = 0;
+/// The other one.
+pub(super) const FAR: usize = 1;
+/// Instances of each service, those of the near region first.
+pub(super) const INSTANCES: usize = 5;
+/// How many of them are near.
+pub(super) const NEAR_INSTANCES: usize = 3;
+/// What the way to the far region and back adds to a call: as much as between two regions of one continent.
+pub(super) const DISTANCE: Duration = Duration::from_millis(20);
+
+/// In which of [`REGIONS`] instance `number` of a service stands.
+pub(super) const fn region_of(number: usize) -> usize {
+    if number <= NEAR_INSTANCES { NEAR } else { FAR }
+}
 
 /// A child process.
 pub(super) struct Process {
@@ -151,9 +168,10 @@ impl Shop {
         addresses
     }
 
-    /// The process ids of what lives.
-    pub(super) fn ids(&self) -> Vec<u32> {
-        self.instances.iter().filter_map(|instance| instance.process.as_ref()).map(Process::id).collect()
+    /// The process ids of what lives in a region.
+    pub(super) fn ids(&self, region: usize) -> Vec<u32> {
+        let there = self.instances.iter().filter(|instance| region_of(instance.number) == region);
+        there.filter_map(|instance| instance.process.as_ref()).map(Process::id).collect()
     }
 
     /// A failure if any instance ended that nobody killed.
@@ -173,7 +191,7 @@ impl Shop {
                     process.kill()?;
                     instance.process = None;
                 }
-                Fault::Frozen => process.signal(Signal::SIGSTOP)?,
+                Fault::Frozen | Fault::Lost => process.signal(Signal::SIGSTOP)?,
                 Fault::Slow => process.tell(&format!("slow {SLOW_TIMES}"))?,
                 Fault::Failing => process.tell(&format!("fail {FAIL_SHARE}"))?,
             }
@@ -183,27 +201,29 @@ impl Shop {
 
     /// Undoes [`Shop::inject`]; what was killed returns on its old port.
     pub(super) async fn heal(&mut self, fault: Fault, target: Target) -> Result<(), Failure> {
+        let mut greetings = Vec::new();
         for instance in self.hit_by(target) {
             match (&mut instance.process, fault) {
-                (Some(process), Fault::Frozen) => process.signal(Signal::SIGCONT)?,
+                (Some(process), Fault::Frozen | Fault::Lost) => process.signal(Signal::SIGCONT)?,
                 (Some(process), _) => process.tell("well")?,
                 (None, _) => {
                     let port = instance.address.port();
                     let (process, greeting) =
                         start_instance(instance.service, instance.number, port, instance.seed)?;
-                    address_of(&process.name, greeting).await?;
+                    greetings.push((process.name.clone(), greeting));
                     instance.process = Some(process);
                 }
             }
+        }
+        // All are started before the first is waited for, so that they return together.
+        for (name, greeting) in greetings {
+            address_of(&name, greeting).await?;
         }
         Ok(())
     }
 
     fn hit_by(&mut self, target: Target) -> impl Iterator<Item = &mut Instance> {
-        self.instances.iter_mut().filter(move |instance| {
-            instance.service == target.service
-                && target.instance.is_none_or(|number| instance.number == number)
-        })
+        self.instances.iter_mut().filter(move |instance| target.is_hit(instance.service, instance.number))
     }
 }
 
@@ -221,8 +241,11 @@ fn start_instance(
         .args(["--instance", &number.to_string()])
         .args(["--port", &port.to_string()])
         .args(["--seed", &seed.to_string()])
-        .stdout(Stdio::piped());
-    let mut process = Process::start(format!("{name}/{number}"), &mut command)?;
+        .arg("--with-parent");
+    if region_of(number) == FAR {
+        command.args(["--distance", &format!("{}ms", DISTANCE.as_millis())]);
+    }
+    let mut process = Process::start(format!("{name}/{number}"), command.stdout(Stdio::piped()))?;
     let greeting = match process.child.stdout.take() {
         Some(stdout) => first_line(stdout),
         None => return Err(Failure::new(format!("{name}/{number} has no stdout"))),

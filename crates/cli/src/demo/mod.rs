@@ -3,7 +3,7 @@
 //! Everything in it is real: the services, the proxy and this program are processes of their own, and what goes wrong
 //! is done to them by signals. Files: [`service`] is one instance, [`children`] keeps them, [`script`] says what goes
 //! wrong when, [`proxy`] configures and starts Seaworthy, [`traffic`] makes the calls, [`score`] counts
-//! them, [`policies`] reads what the proxy did, [`board`] shows it live and [`report`] at the end.
+//! them, [`policies`] reads what the proxy did, [`regions`] where it sent the calls, [`board`] shows it live and [`report`] at the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ mod children;
 mod policies;
 mod ports;
 mod proxy;
+mod regions;
 mod report;
 mod score;
 mod script;
@@ -27,9 +28,10 @@ mod traffic;
 use crate::failure::Failure;
 use crate::out::{self, Terminal};
 use board::{Board, View};
-use children::Shop;
-use policies::{Counters, State, Watcher};
+use children::{REGIONS, Shop};
+use policies::{Books, State, Watcher};
 use proxy::Proxy;
+use regions::Course;
 use report::{Findings, Report};
 use score::Score;
 use script::Phase;
@@ -37,18 +39,19 @@ use traffic::{Done, Roads};
 
 /// Break a small shop on purpose and see what Seaworthy makes of it
 ///
-/// Starts four services of three instances each and a proxy in front of them, all on this machine and needing nothing
-/// but this program. The same calls are made straight to the services and through Seaworthy while instances are killed,
-/// frozen, slowed down and made to fail, and one service disappears altogether. At the end a scoreboard compares both.
+/// Starts four services in two regions, three instances each in the near one and two in the far one, and a proxy in front
+/// of them, all on this machine and needing nothing but this program. The same calls are made straight to the services
+/// and through Seaworthy while instances are killed, frozen, slowed down and made to fail, while one service disappears
+/// altogether, and while the near region is lost. At the end a scoreboard compares both.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  seaworthy demo                      half a minute, live in the terminal
+  seaworthy demo                      36 seconds, live in the terminal
   seaworthy demo --for 2m --seed 7    longer, and other instances are hit
   seaworthy demo --json | jq '{direct: .direct.success_rate, through: .through.success_rate}'")]
 pub(crate) struct Args {
     /// How long calls are made: 10s to 1h, such as 45s or 2m
-    #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = length)]
+    #[arg(long = "for", value_name = "TIME", default_value = "36s", value_parser = length)]
     total: Duration,
     /// Which instances are hit, and which calls are made
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -125,16 +128,18 @@ impl Stage {
     async fn set(args: &Args, board: &Board) -> Result<Self, Failure> {
         let shop = Shop::open(args.seed).await?;
         let proxy = Proxy::start(&shop.addresses()).await?;
-        let ids: Vec<String> = shop.ids().iter().map(u32::to_string).collect();
+        let ids = |region: usize| shop.ids(region).iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
         board.say(&format!(
-            "seaworthy demo: seed {}, {} calls/s each way, {} s\nproxy {} (process {}), services (processes {})",
+            "seaworthy demo: seed {}, {} calls/s each way, {} s\nproxy {} (process {})",
             args.seed,
             args.rate,
             args.total.as_secs_f64(),
             proxy.address,
             proxy.id(),
-            ids.join(" "),
         ))?;
+        for (region, name) in REGIONS.iter().enumerate() {
+            board.say(&format!("region {name} (processes {})", ids(region)))?;
+        }
         Ok(Self { shop, proxy, script: script::phases(args.total, args.seed) })
     }
 
@@ -164,7 +169,8 @@ async fn play(
     board: &mut Board,
     stop: &mut Stop,
 ) -> Result<Findings, Failure> {
-    let (mut score, mut counters) = (Score::new(&stage.script), Vec::new());
+    let (mut score, mut books) = (Score::new(&stage.script), Vec::new());
+    let mut course = Course::new(args.total);
     let (tell, mut done) = mpsc::unbounded_channel();
     let roads = Arc::new(Roads::new(&stage.shop.addresses(), stage.proxy.address));
     let watcher = Watcher::new(stage.proxy.admin, stage.shop.addresses());
@@ -182,7 +188,7 @@ async fn play(
             biased;
             () = stop.asked() => break true,
             () = tokio::time::sleep_until(start + stage.script[phase].until), if phase + 1 < stage.script.len() => {
-                counters.push(watcher.counters().await?);
+                books.push(watcher.books().await?);
                 phase += 1;
                 tokio::select! {
                     entered = stage.enter(phase) => entered?,
@@ -194,6 +200,7 @@ async fn play(
                 stage.must_live()?;
                 let now = start.elapsed();
                 let (script, state) = (&stage.script[phase], &state.borrow());
+                course.note(now, state.books.spread);
                 let (seed, rate, total) = (args.seed, args.rate, args.total);
                 board.draw(&View { seed, rate, now, total, phase: script, score: &score, state })?;
             }
@@ -203,9 +210,9 @@ async fn play(
             },
         }
     };
-    counters.push(last_counters(&watcher, &state, interrupted).await?);
+    books.push(last_books(&watcher, &state, interrupted).await?);
     let (seed, rate, total) = (args.seed, args.rate, args.total);
-    Ok(Findings { seed, rate, total, interrupted, script: stage.script.clone(), score, counters })
+    Ok(Findings { seed, rate, total, interrupted, script: stage.script.clone(), score, books, course })
 }
 
 /// Counts `ended` and whatever else has ended meanwhile.
@@ -216,13 +223,13 @@ fn count(score: &mut Score, ended: Done, done: &mut mpsc::UnboundedReceiver<Done
     }
 }
 
-/// The proxy's counters at the end. After an interruption the latest known must do: ending comes first.
-async fn last_counters(
+/// The proxy's books at the end. After an interruption the latest known must do: ending comes first.
+async fn last_books(
     watcher: &Watcher,
     state: &watch::Receiver<State>,
     interrupted: bool,
-) -> Result<Counters, Failure> {
-    if interrupted { Ok(state.borrow().counters) } else { watcher.counters().await }
+) -> Result<Books, Failure> {
+    if interrupted { Ok(state.borrow().books) } else { watcher.books().await }
 }
 
 /// A task that ends with its owner.

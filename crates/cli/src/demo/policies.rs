@@ -8,9 +8,10 @@ use bytes::Bytes;
 use hyper::Method;
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::children::{Addresses, INSTANCES, SERVICES};
+use super::regions::{Recent, Spread};
 use crate::client::Pool;
 use crate::failure::Failure;
 use crate::out::Ink;
@@ -18,9 +19,18 @@ use crate::out::Ink;
 /// What a proxy's state says, as far as the demo shows it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
-    pub(super) counters: Counters,
+    pub(super) books: Books,
+    /// Where the attempts went in the last two seconds.
+    pub(super) lately: Spread,
     /// By service and instance; `None` while unknown.
     pub(super) breakers: [[Option<Breaker>; INSTANCES]; SERVICES.len()],
+}
+
+/// What has been counted since the proxy started.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Books {
+    pub(super) counters: Counters,
+    pub(super) spread: Spread,
 }
 
 /// A breaker's state.
@@ -116,19 +126,21 @@ impl Watcher {
 
     /// Publishes the state again and again.
     pub(super) async fn follow(self, publish: watch::Sender<State>) {
+        let mut recent = Recent::default();
         while !publish.is_closed() {
             // A state that can't be read leaves the last one standing; the counters of the result are read by
-            // `counters`, which says so.
-            if let Ok(state) = self.state().await {
+            // `books`, which says so.
+            if let Ok(mut state) = self.state().await {
+                state.lately = recent.note(Instant::now(), state.books.spread, LATELY);
                 publish.send_replace(state);
             }
             sleep(BETWEEN_LOOKS).await;
         }
     }
 
-    /// The counters as they are now.
-    pub(super) async fn counters(&self) -> Result<Counters, Failure> {
-        self.state().await.map(|state| state.counters)
+    /// The books as they are now.
+    pub(super) async fn books(&self) -> Result<Books, Failure> {
+        self.state().await.map(|state| state.books)
     }
 
     async fn state(&self) -> Result<State, Failure> {
@@ -151,11 +163,15 @@ impl State {
     fn read(text: &str, shop: &Addresses) -> Self {
         let mut state = Self::default();
         for sample in text.lines().filter_map(Sample::read) {
-            let (value, c) = (sample.value, &mut state.counters);
+            let (value, c) = (sample.value, &mut state.books.counters);
             match (sample.name, sample.label("kind"), sample.label("outcome")) {
                 ("seaworthy_requests_total", ..) => c.calls += value,
                 ("seaworthy_attempts_started_total", kind, _) => {
                     c.attempts += value;
+                    let (upstream, region) = (sample.label("upstream"), sample.label("region"));
+                    if let Some((upstream, region)) = upstream.zip(region) {
+                        state.books.spread.add(upstream, region, value);
+                    }
                     match kind {
                         Some("retry") => c.retries += value,
                         Some("hedge") => c.hedges += value,
@@ -218,6 +234,8 @@ impl<'a> Sample<'a> {
 
 /// The live table is drawn as often.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+/// How far back the live figures look: long enough for a p99 that holds still, short enough to see a failure at once.
+pub(super) const LATELY: Duration = Duration::from_secs(2);
 /// The admin API is on this machine; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -230,9 +248,9 @@ mod tests {
 seaworthy_connections 3
 seaworthy_requests_total{route="catalog",status="2xx"} 40
 seaworthy_requests_total{route="",status="4xx"} 2
-seaworthy_attempts_started_total{upstream="catalog",endpoint="127.0.0.1:10",kind="first"} 42
-seaworthy_attempts_started_total{upstream="catalog",endpoint="127.0.0.1:11",kind="retry"} 5
-seaworthy_attempts_started_total{upstream="catalog",endpoint="127.0.0.1:11",kind="hedge"} 3
+seaworthy_attempts_started_total{upstream="catalog",endpoint="127.0.0.1:10",region="near",kind="first"} 42
+seaworthy_attempts_started_total{upstream="catalog",endpoint="127.0.0.1:11",region="far",kind="retry"} 5
+seaworthy_attempts_started_total{upstream="catalog",endpoint="127.0.0.1:11",region="far",kind="hedge"} 3
 seaworthy_attempts_total{upstream="catalog",endpoint="127.0.0.1:11",outcome="timeout"} 4
 seaworthy_attempts_total{upstream="catalog",endpoint="127.0.0.1:11",outcome="success"} 46
 seaworthy_breaker_state{upstream="catalog",endpoint="127.0.0.1:10",state="closed"} 0
@@ -248,7 +266,7 @@ nonsense
     fn metrics_become_counters_and_breakers() {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let mut shop: Addresses = [[local(1); INSTANCES]; SERVICES.len()];
-        shop[2] = [local(9), local(10), local(11)];
+        shop[2] = [local(9), local(10), local(11), local(12), local(13)];
         let state = State::read(METRICS, &shop);
         let expected = Counters {
             calls: 42,
@@ -260,9 +278,11 @@ nonsense
             fallbacks: 6,
             ..Counters::default()
         };
-        assert_eq!(state.counters, expected);
-        assert_eq!(state.breakers[2], [None, Some(Breaker::Open), Some(Breaker::Recovering)]);
+        assert_eq!(state.books.counters, expected);
+        assert_eq!(state.breakers[2], [None, Some(Breaker::Open), Some(Breaker::Recovering), None, None]);
         assert_eq!(state.breakers[0], [None; INSTANCES]);
-        assert_eq!(state.counters.since(expected), Counters::default());
+        assert_eq!(state.books.counters.since(expected), Counters::default());
+        let catalog = state.books.spread.of(Some(0));
+        assert_eq!((catalog.near_attempts, catalog.far_attempts), (42, 8));
     }
 }

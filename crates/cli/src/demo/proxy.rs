@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::children::{Addresses, Process, RECOMMENDATIONS, SERVICES, START_WITHIN, words_to};
+use super::children::{
+    Addresses, NEAR, Process, RECOMMENDATIONS, REGIONS, SERVICES, START_WITHIN, region_of, words_to,
+};
 use super::ports;
 use crate::failure::Failure;
 
@@ -107,19 +109,31 @@ fn remove(path: &Path) -> std::io::Result<()> {
 /// The configuration of the proxy in front of `shop`. It differs from the defaults only where the shop does from an
 /// average service, and says why.
 fn configuration(shop: &Addresses, address: SocketAddr, admin: SocketAddr) -> String {
-    let mut toml = format!("listen = \"{address}\"\nadmin = \"{admin}\"\n{POLICIES}");
+    let mut toml =
+        format!("listen = \"{address}\"\nadmin = \"{admin}\"\n{}{POLICIES}", region(REGIONS[NEAR]));
     for (service, (name, instances)) in SERVICES.iter().zip(shop).enumerate() {
-        let endpoints = instances.map(|address| format!("\"http://{address}\"")).join(", ");
+        let endpoints: String =
+            (1..).zip(instances).map(|(number, address)| endpoint(number, *address)).collect();
         // Writing to a string can't fail.
         let _ = write!(
             toml,
-            "\n[upstream.{name}]\nendpoints = [{endpoints}]\n\n[[route]]\nname = \"{name}\"\npath = \"/{name}\"\nupstream = \"{name}\"\n"
+            "\n[upstream.{name}]\nendpoints = [\n{endpoints}]\n\n[[route]]\nname = \"{name}\"\npath = \"/{name}\"\nupstream = \"{name}\"\n"
         );
         if service == RECOMMENDATIONS {
             toml.push_str(FALLBACK);
         }
     }
     toml
+}
+
+fn region(name: &str) -> String {
+    format!(
+        "# Where the proxy is: its calls stay there as long as enough is well there.\nregion = \"{name}\"\n"
+    )
+}
+
+fn endpoint(number: usize, address: SocketAddr) -> String {
+    format!("  {{ url = \"http://{address}\", region = \"{}\" }},\n", REGIONS[region_of(number)])
 }
 
 const POLICIES: &str = r#"
@@ -133,8 +147,9 @@ level = "warn"
 deadline = "1s"
 
 [defaults.timeout]
-# Until latencies are known: three attempts must fit into the deadline.
+# At first and at most: three attempts must fit into the deadline.
 initial = "250ms"
+ceiling = "250ms"
 
 [defaults.hedge]
 # Reading twice does no harm in this shop.
@@ -180,6 +195,11 @@ mod tests {
         let config = seaworthy_config::Config::from_toml("shop.toml", &toml).unwrap();
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
         assert_eq!((config.upstreams.len(), config.routes.len()), (4, 4));
+        let regions = |upstream: &seaworthy_config::Upstream| {
+            upstream.sources.iter().map(|source| source.labels.region.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(config.region, "near");
+        assert!(config.upstreams.iter().all(|it| regions(it) == ["near", "near", "near", "far", "far"]));
         let (_, route) = config.route(None, "/recommendations/7", "GET").unwrap();
         assert!(route.fallback.is_some());
         let (_, route) = config.route(None, "/orders/7", "GET").unwrap();

@@ -5,11 +5,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::board;
-use super::children::SERVICES;
-use super::policies::Counters;
+use super::children::{DISTANCE, SERVICES};
+use super::policies::{Books, Counters};
+use super::regions::{Course, PARTS, Regions};
 use super::score::{Score, Tally};
 use super::script::Phase;
-use super::text::millis;
+use super::text::{NOTHING, columns, millis, rough_percent};
 use super::traffic::{CLIENT_TIMEOUT, Kind, Way};
 use crate::out::Ink;
 
@@ -27,6 +28,12 @@ pub(super) struct Report {
     failures: Vec<Failed>,
     phases: Vec<PhaseReport>,
     policies: Counters,
+    /// What the way to the far region and back adds to a call.
+    distance_ms: u64,
+    /// Where the attempts through Seaworthy went. Direct calls all stay near.
+    regions: Regions,
+    /// Which share of them went to the far region, from 0 to 1, in equal parts of the time; `null` where there were none.
+    far_share_over_time: Vec<Option<f64>>,
     #[serde(skip)]
     score: Score,
     #[serde(skip)]
@@ -91,9 +98,9 @@ struct PhaseReport {
     name: &'static str,
     from_s: f64,
     until_s: f64,
-    /// The service that the failure hits; `null` if none does.
+    /// The service that the failure hits; `null` if none is hit, or all are.
     service: Option<&'static str>,
-    /// Repeatable calls to that service, or to all if none is hit.
+    /// Repeatable calls to that service, or else to all.
     direct: Figures,
     through: Figures,
     /// Repeatable calls to all services.
@@ -101,6 +108,10 @@ struct PhaseReport {
     all_through: Figures,
     /// What the policies did meanwhile.
     policies: Counters,
+    /// Where the attempts at that service went, or at all if none alone is hit.
+    regions: Regions,
+    /// Where the attempts at all services went.
+    all_regions: Regions,
 }
 
 /// What a report is made of.
@@ -111,17 +122,18 @@ pub(super) struct Findings {
     pub(super) interrupted: bool,
     pub(super) script: Vec<Phase>,
     pub(super) score: Score,
-    /// The proxy's counters at the end of each phase that was begun.
-    pub(super) counters: Vec<Counters>,
+    /// The proxy's books at the end of each phase that was begun.
+    pub(super) books: Vec<Books>,
+    pub(super) course: Course,
 }
 
 impl Report {
     pub(super) fn new(findings: Findings) -> Self {
-        let Findings { seed, rate, total, interrupted, script, score, counters } = findings;
-        let policies = counters.last().copied().unwrap_or_default();
-        let begun = &script[..counters.len().min(script.len())];
+        let Findings { seed, rate, total, interrupted, script, score, books, course } = findings;
+        let Books { counters: policies, spread } = books.last().copied().unwrap_or_default();
+        let begun = &script[..books.len().min(script.len())];
         let phases =
-            begun.iter().enumerate().map(|(n, phase)| phase_report(n, phase, &score, &counters)).collect();
+            begun.iter().enumerate().map(|(n, phase)| phase_report(n, phase, &score, &books)).collect();
         let failures = begun.iter().filter_map(failed).collect();
         let side = |way, attempts_per_call| Side {
             reads: Figures::of(&score.sum(None, None, Kind::Read, way)),
@@ -140,6 +152,9 @@ impl Report {
             failures,
             phases,
             policies,
+            distance_ms: u64::try_from(DISTANCE.as_millis()).unwrap_or(u64::MAX),
+            regions: spread.of(None),
+            far_share_over_time: course.far_shares(),
             script: begun.to_vec(),
             score,
         }
@@ -150,18 +165,21 @@ impl Report {
         let mut lines = vec![String::new(), self.title(colour), String::new()];
         lines.extend(heading(colour));
         for (number, phase) in self.script.iter().enumerate() {
-            let service = phase.failure.map(|(_, target)| target.service);
+            let service = phase.failure.and_then(|(_, target)| target.service());
             let target =
                 phase.failure.map_or_else(|| "all services".to_owned(), |(_, target)| target.short());
-            let attempts = self.phases[number].policies.attempts_per_call();
+            let PhaseReport { policies, regions, .. } = &self.phases[number];
+            let price = Price { attempts: policies.attempts_per_call(), far: regions.far_share };
             let tallies = Way::BOTH.map(|way| self.score.sum(Some(number), service, Kind::Read, way));
-            lines.push(row(phase.name(), &target, &tallies, attempts, colour));
+            lines.push(row(phase.name(), &target, &tallies, Some(price), colour));
         }
         lines.push(Ink::Quiet.on(colour, &format!("  {}", "─".repeat(WIDTH - 2))));
         let sum = |kind| Way::BOTH.map(|way| self.score.sum(None, None, kind, way));
-        let attempts = self.policies.attempts_per_call();
-        lines.push(row("all reads", "", &sum(Kind::Read), attempts, colour));
+        let price = Price { attempts: self.policies.attempts_per_call(), far: self.regions.far_share };
+        lines.push(row("all reads", "", &sum(Kind::Read), Some(price), colour));
         lines.push(row("orders placed", "never repeated", &sum(Kind::Order), None, colour));
+        lines.push(String::new());
+        lines.extend(self.course(colour));
         lines.push(String::new());
         lines.extend(self.notes(colour));
         lines.push(String::new());
@@ -176,6 +194,20 @@ impl Report {
         format!("  {}  {}", Ink::Strong.on(colour, "scoreboard"), Ink::Quiet.on(colour, &of))
     }
 
+    /// How the calls went to the far region and came back, over time, and what was wrong meanwhile.
+    fn course(&self, colour: bool) -> [String; 2] {
+        let line = columns(&self.far_share_over_time);
+        let mut under = String::new();
+        for phase in &self.script {
+            let at = (phase.from.as_secs_f64() / self.for_s * PARTS as f64).round() as usize;
+            let gap = at.saturating_sub(under.chars().count());
+            let what = phase.failure.map_or("well", |(fault, _)| fault.name());
+            under.push_str(&format!("{:gap$}╵{what}", ""));
+        }
+        let name = Ink::Strong.on(colour, &format!("  {:<PHASE$}", "calls to far"));
+        [format!("{name}{line}"), Ink::Quiet.on(colour, &format!("  {:<PHASE$}{under}", ""))]
+    }
+
     /// How many reads got a degraded answer in phases in which nothing was wrong.
     fn degraded_late(&self) -> u64 {
         let well = self.script.iter().zip(&self.phases).filter(|(phase, _)| phase.failure.is_none());
@@ -187,11 +219,15 @@ impl Report {
             "  A failure's row counts the reads of the service that it hit, for as long as it lasted."
                 .to_owned(),
             format!(
-                "  Latency counts from the moment a call was due to the moment its outcome is known; callers wait {} ms.",
+                "  Latency counts from when a call was due until its outcome is known; callers wait {} ms.",
                 self.client_timeout_ms
             ),
             "  Load is what reached for the services for each call through Seaworthy; direct it is 1."
                 .to_owned(),
+            format!(
+                "  Far is the part of it that went to the region {} ms away; direct calls all go to the near one.",
+                self.distance_ms
+            ),
         ];
         let degraded = self.through.reads.degraded;
         if degraded > 0 {
@@ -218,10 +254,12 @@ fn failed(phase: &Phase) -> Option<Failed> {
     })
 }
 
-fn phase_report(number: usize, phase: &Phase, score: &Score, counters: &[Counters]) -> PhaseReport {
-    let service = phase.failure.map(|(_, target)| target.service);
+fn phase_report(number: usize, phase: &Phase, score: &Score, books: &[Books]) -> PhaseReport {
+    let service = phase.failure.and_then(|(_, target)| target.service());
     let figures = |service, way| Figures::of(&score.sum(Some(number), service, Kind::Read, way));
-    let before = number.checked_sub(1).and_then(|before| counters.get(before)).copied().unwrap_or_default();
+    let before = number.checked_sub(1).and_then(|before| books.get(before)).copied().unwrap_or_default();
+    let after = books.get(number).copied().unwrap_or_default();
+    let spread = after.spread.since(&before.spread);
     PhaseReport {
         name: phase.name(),
         from_s: phase.from.as_secs_f64(),
@@ -231,15 +269,24 @@ fn phase_report(number: usize, phase: &Phase, score: &Score, counters: &[Counter
         through: figures(service, Way::Through),
         all_direct: figures(None, Way::Direct),
         all_through: figures(None, Way::Through),
-        policies: counters.get(number).copied().unwrap_or_default().since(before),
+        policies: after.counters.since(before.counters),
+        regions: spread.of(service),
+        all_regions: spread.of(None),
     }
+}
+
+/// What it cost: attempts to each call, and the share of them that went far.
+struct Price {
+    attempts: Option<f64>,
+    far: Option<f64>,
 }
 
 fn heading(colour: bool) -> [String; 2] {
     let (success, p50, p99) = ("success", "p50", "p99");
     let first = format!("  {:<PHASE$}{:<TARGET$}{success:>PAIR$}{p50:>PAIR$}{p99:>PAIR$}", "", "");
-    let pair = format!("{:>9}{:>9}", "direct", "through");
-    let second = format!("  {:<PHASE$}{:<TARGET$}{pair}{pair}{pair}{:>7}", "phase", "hit", "load");
+    let pair = format!("{:>9}{:>8}", "direct", "through");
+    let second =
+        format!("  {:<PHASE$}{:<TARGET$}{pair}{pair}{pair}{:>6}{:>6}", "phase", "hit", "load", "far");
     [Ink::Strong.on(colour, &first), Ink::Quiet.on(colour, &second)]
 }
 
@@ -247,23 +294,25 @@ fn row(
     name: &str,
     target: &str,
     [direct, through]: &[Tally; 2],
-    attempts: Option<f64>,
+    price: Option<Price>,
     colour: bool,
 ) -> String {
     let mut line = format!("  {name:<PHASE$}{}", Ink::Quiet.on(colour, &format!("{target:<TARGET$}")));
     line.push_str(&board::success(direct, 9, colour));
-    line.push_str(&board::success(through, 9, colour));
+    line.push_str(&board::success(through, 8, colour));
     for q in [0.5, 0.99] {
-        line.push_str(&format!("{:>9}{:>9}", millis(direct.quantile_ms(q)), millis(through.quantile_ms(q))));
+        line.push_str(&format!("{:>9}{:>8}", millis(direct.quantile_ms(q)), millis(through.quantile_ms(q))));
     }
-    let attempts = attempts.map_or_else(String::new, |rate| format!("{rate:.2}"));
-    line.push_str(&format!("{attempts:>7}"));
+    if let Some(Price { attempts, far }) = price {
+        let attempts = attempts.map_or_else(|| NOTHING.to_owned(), |rate| format!("{rate:.2}"));
+        line.push_str(&format!("{attempts:>6}{:>6}", rough_percent(far)));
+    }
     line.trim_end().to_owned()
 }
 
 /// The scoreboard's width in columns, its margin included.
-const WIDTH: usize = 2 + PHASE + TARGET + 3 * PAIR + 7;
+const WIDTH: usize = 2 + PHASE + TARGET + 3 * PAIR + 6 + 6;
 const PHASE: usize = 14;
 const TARGET: usize = 18;
 /// The width of one figure both ways.
-const PAIR: usize = 18;
+const PAIR: usize = 17;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use seaworthy_core::{Rng, Seeded};
 
-use super::children::{FAIL_SHARE, INSTANCES, RECOMMENDATIONS, SERVICES, SLOW_TIMES};
+use super::children::{
+    FAIL_SHARE, NEAR, NEAR_INSTANCES, RECOMMENDATIONS, REGIONS, SERVICES, SLOW_TIMES, region_of,
+};
 
 /// A kind of failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,8 +20,11 @@ pub(super) enum Fault {
     Slow,
     /// One instance failing a share of its calls.
     Failing,
-    /// All instances of a service killed at once.
+    /// All instances of a service killed at once, wherever they are.
     Gone,
+    /// All instances in a region stopped at once. As with a region whose network is down, nobody is told: nothing is
+    /// refused and nothing is answered. That is harder to cope with than processes that die, whose ports refuse at once.
+    Lost,
 }
 
 impl Fault {
@@ -30,6 +35,7 @@ impl Fault {
             Self::Slow => "slow",
             Self::Failing => "failing",
             Self::Gone => "gone",
+            Self::Lost => "lost",
         }
     }
 
@@ -40,36 +46,58 @@ impl Fault {
             Self::Frozen => "SIGSTOP, then SIGCONT".to_owned(),
             Self::Slow => format!("service times multiplied by {SLOW_TIMES}"),
             Self::Failing => format!("{:.0} % of its answers are errors", FAIL_SHARE * 100.0),
-            Self::Gone => "SIGKILL to all instances, then restarted on the same ports".to_owned(),
+            Self::Gone => "SIGKILL to all, then restarted on the same ports".to_owned(),
+            Self::Lost => "SIGSTOP to all instances: no answers, no refusals; then SIGCONT".to_owned(),
         }
     }
 }
 
 /// Whom a failure hits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Target {
-    /// Which of [`SERVICES`].
-    pub(super) service: usize,
-    /// Which instance, from 1; `None` for all of them.
-    pub(super) instance: Option<usize>,
+pub(super) enum Target {
+    /// One instance of a service, from 1.
+    Instance(usize, usize),
+    /// A service, of [`SERVICES`], in every region.
+    Service(usize),
+    /// A region, of [`REGIONS`], with all that is in it.
+    Region(usize),
 }
 
 impl Target {
+    /// Whether it is instance `number` of `service`, or that is part of it.
+    pub(super) fn is_hit(self, service: usize, number: usize) -> bool {
+        match self {
+            Self::Instance(its, instance) => (its, instance) == (service, number),
+            Self::Service(its) => its == service,
+            Self::Region(region) => region_of(number) == region,
+        }
+    }
+
+    /// The service that alone is hit; `None` if all are.
+    pub(super) const fn service(self) -> Option<usize> {
+        match self {
+            Self::Instance(service, _) | Self::Service(service) => Some(service),
+            Self::Region(_) => None,
+        }
+    }
+
     /// The shortest name, for a column: `catalog/2`, or the service's name alone for all of it.
     pub(super) fn short(self) -> String {
-        match self.instance {
-            Some(_) => self.to_string(),
-            None => SERVICES.get(self.service).unwrap_or(&"?").to_string(),
+        match self {
+            Self::Instance(..) => self.to_string(),
+            Self::Service(service) => SERVICES.get(service).unwrap_or(&"?").to_string(),
+            Self::Region(region) => format!("region {}", REGIONS.get(region).unwrap_or(&"?")),
         }
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = SERVICES.get(self.service).unwrap_or(&"?");
-        match self.instance {
-            Some(number) => write!(f, "{name}/{number}"),
-            None => write!(f, "all of {name}"),
+        let name = |service: usize| SERVICES.get(service).unwrap_or(&"?");
+        match *self {
+            Self::Instance(service, number) => write!(f, "{}/{number}", name(service)),
+            Self::Service(service) => write!(f, "all of {}", name(service)),
+            Self::Region(region) => write!(f, "region {}", REGIONS.get(region).unwrap_or(&"?")),
         }
     }
 }
@@ -94,7 +122,8 @@ impl Phase {
 /// The phases of a demo of length `total`, one after the other without gaps.
 ///
 /// The seed says which instance is hit. Each of the four services is hit once by one of the four lesser failures, so
-/// that what one phase has taught the breakers does not decide the next; then recommendations disappear altogether.
+/// that what one phase has taught the breakers does not decide the next; then recommendations disappear altogether; and when
+/// they are back, the near region does.
 pub(super) fn phases(total: Duration, seed: u64) -> Vec<Phase> {
     let mut rng = Seeded::new(seed);
     let mut services = shuffled(&mut rng);
@@ -109,11 +138,13 @@ pub(super) fn phases(total: Duration, seed: u64) -> Vec<Phase> {
         let until = at + total * share / PLAN.iter().map(|(_, _, share)| share).sum();
         let failure = fault.map(|fault| {
             let target = match fault {
-                Fault::Gone => Target { service: RECOMMENDATIONS, instance: None },
-                _ => Target {
-                    service: hit.next().unwrap_or(0),
-                    instance: Some(1 + usize::try_from(rng.below(INSTANCES as u64)).unwrap_or(0)),
-                },
+                Fault::Gone => Target::Service(RECOMMENDATIONS),
+                Fault::Lost => Target::Region(NEAR),
+                // A near one, as the far ones are of no use to the plain client.
+                _ => Target::Instance(
+                    hit.next().unwrap_or(0),
+                    1 + usize::try_from(rng.below(NEAR_INSTANCES as u64)).unwrap_or(0),
+                ),
             };
             (fault, target)
         });
@@ -131,30 +162,34 @@ fn shuffled(rng: &mut Seeded) -> [usize; SERVICES.len()] {
     order
 }
 
-/// Name, failure, share of the time. In the default half minute these are seconds: long enough that a breaker opens and
-/// is seen to hold, and that more than a client's timeout passes while an instance is frozen.
-const PLAN: [(&str, Option<Fault>, u32); 7] = [
+/// Name, failure, share of the time. In the default 36 seconds these are seconds: long enough that a breaker opens and
+/// is seen to hold, and that more than a client's timeout passes while an instance is frozen. Between the loss of a service
+/// and that of a region is a pause, so that the one does not count to the other; and the return of a region takes time.
+const PLAN: [(&str, Option<Fault>, u32); 9] = [
     ("healthy", None, 3),
-    ("one killed", Some(Fault::Killed), 5),
-    ("one frozen", Some(Fault::Frozen), 5),
-    ("one slow", Some(Fault::Slow), 5),
-    ("one failing", Some(Fault::Failing), 5),
+    ("one killed", Some(Fault::Killed), 4),
+    ("one frozen", Some(Fault::Frozen), 4),
+    ("one slow", Some(Fault::Slow), 4),
+    ("one failing", Some(Fault::Failing), 4),
     ("service gone", Some(Fault::Gone), 4),
     ("recovered", None, 3),
+    ("region lost", Some(Fault::Lost), 5),
+    ("region back", None, 5),
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::children::INSTANCES;
 
     #[test]
     fn phases_follow_each_other_and_fill_the_time() {
-        let phases = phases(Duration::from_secs(30), 1);
+        let phases = phases(Duration::from_secs(36), 1);
         assert_eq!(phases[0].from, Duration::ZERO);
         for pair in phases.windows(2) {
             assert_eq!(pair[0].until, pair[1].from);
         }
-        assert_eq!(phases[phases.len() - 1].until, Duration::from_secs(30));
+        assert_eq!(phases[phases.len() - 1].until, Duration::from_secs(36));
     }
 
     #[test]
@@ -165,12 +200,28 @@ mod tests {
                 .filter_map(|p| p.failure)
                 .map(|(_, t)| t)
                 .collect();
-            let mut services: Vec<usize> = targets[..4].iter().map(|target| target.service).collect();
-            assert_ne!(services[3], targets[4].service, "seed {seed}");
+            let mut services: Vec<usize> =
+                targets[..4].iter().filter_map(|target| target.service()).collect();
+            assert_ne!(Some(services[3]), targets[4].service(), "seed {seed}");
             services.sort_unstable();
             assert_eq!(services, [0, 1, 2, 3], "seed {seed}");
-            assert!(targets[..4].iter().all(|t| t.instance.is_some_and(|n| (1..=INSTANCES).contains(&n))));
+            let is_near =
+                |target: &Target| matches!(target, Target::Instance(_, number) if region_of(*number) == NEAR);
+            assert!(targets[..4].iter().all(is_near), "seed {seed}: {targets:?}");
+            assert_eq!(targets[4..], [Target::Service(RECOMMENDATIONS), Target::Region(NEAR)]);
         }
+    }
+
+    #[test]
+    fn a_region_is_hit_with_all_that_is_in_it() {
+        let hit = |target: Target| {
+            let all =
+                (0..SERVICES.len()).flat_map(|service| (1..=INSTANCES).map(move |number| (service, number)));
+            all.filter(|&(service, number)| target.is_hit(service, number)).count()
+        };
+        assert_eq!(hit(Target::Region(NEAR)), SERVICES.len() * NEAR_INSTANCES);
+        assert_eq!(hit(Target::Service(RECOMMENDATIONS)), INSTANCES);
+        assert_eq!(hit(Target::Instance(1, INSTANCES)), 1);
     }
 
     #[test]

@@ -41,18 +41,40 @@ pub(crate) struct Args {
     /// Don't end with stdin, nor obey it
     #[arg(long)]
     unleashed: bool,
+    /// Be killed when the thread that started it ends, even while stopped
+    #[arg(long)]
+    with_parent: bool,
     /// What service times and failures are drawn from
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How far away it is: what the way there and back adds to every answer, such as 20ms
+    #[arg(long, value_name = "TIME", default_value = "0ms", value_parser = crate::length::any)]
+    distance: Duration,
 }
 
 /// Serves until stdin ends.
 pub(crate) fn main(args: &Args) -> Result<(), Failure> {
+    if args.with_parent {
+        end_with_parent().map_err(|error| Failure::because("could not be bound to its parent", error))?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::because("could not start the runtime", error))?;
     runtime.block_on(serve(args))
+}
+
+/// Has the kernel kill this process when the thread that started it ends (prctl(2), `PR_SET_PDEATHSIG`). Should that have
+/// happened before, the end of stdin says so.
+#[cfg(target_os = "linux")]
+fn end_with_parent() -> nix::Result<()> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+}
+
+/// Elsewhere the end of stdin must do, and that the kernel wakes and hangs up stopped orphans.
+#[cfg(not(target_os = "linux"))]
+fn end_with_parent() -> nix::Result<()> {
+    Ok(())
 }
 
 /// What the handshake's line begins with; the address follows.
@@ -106,6 +128,7 @@ fn obey_stdin(instance: Arc<Instance>) {
 struct Instance {
     name: String,
     number: usize,
+    distance: Duration,
     inner: Mutex<Inner>,
 }
 
@@ -141,7 +164,8 @@ impl Mood {
 impl Instance {
     fn new(args: &Args) -> Self {
         let inner = Inner { rng: Seeded::new(args.seed), mood: Mood::WELL, orders: 0 };
-        Self { name: args.name.clone(), number: args.instance, inner: Mutex::new(inner) }
+        let (name, distance) = (args.name.clone(), args.distance);
+        Self { name, number: args.instance, distance, inner: Mutex::new(inner) }
     }
 
     fn set_mood(&self, line: &str) {
@@ -168,6 +192,10 @@ async fn answer(
     instance: Arc<Instance>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    // A wait of nothing would still wait for the timer's next millisecond.
+    if !instance.distance.is_zero() {
+        tokio::time::sleep(instance.distance).await;
+    }
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     if path == "/health" {
@@ -209,7 +237,7 @@ fn reply(status: StatusCode, text: String) -> Response<Full<Bytes>> {
 }
 
 /// Service times are drawn evenly from 1 to 5 ms: small enough that fifty times as much (50 to 250 ms) is slow and not
-/// yet lost, and waiting rather than computing, so that thirteen processes fit on two cores.
+/// yet lost, and waiting rather than computing, so that twenty-one processes fit on two cores.
 const QUICKEST: Duration = Duration::from_millis(1);
 /// See [`QUICKEST`].
 const SLOWEST: Duration = Duration::from_millis(5);

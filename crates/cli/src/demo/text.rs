@@ -9,6 +9,27 @@ pub(super) fn percent(share: Option<f64>) -> String {
     }
 }
 
+/// A share in whole percents. Neither is a little shown as nothing, nor almost all as all.
+pub(super) fn rough_percent(share: Option<f64>) -> String {
+    match share {
+        Some(share) if share > 0.0 && share < 0.005 => "<1%".to_owned(),
+        Some(share) if (0.995..1.0).contains(&share) => ">99%".to_owned(),
+        Some(share) => format!("{:.0}%", share * 100.0),
+        None => NOTHING.to_owned(),
+    }
+}
+
+/// Shares as a line of columns, from nothing to all in eight steps; a dot where there is no share.
+pub(super) fn columns(shares: &[Option<f64>]) -> String {
+    let column = |share: &Option<f64>| match *share {
+        None => '·',
+        // Only nothing has the lowest column, so that a little can be seen.
+        Some(share) if share > 0.0 => COLUMNS[((share * 7.0).round() as usize).clamp(1, 7)],
+        Some(_) => COLUMNS[0],
+    };
+    shares.iter().map(column).collect()
+}
+
 /// Milliseconds with the unit that keeps them short.
 pub(super) fn millis(ms: Option<f64>) -> String {
     match ms {
@@ -19,6 +40,7 @@ pub(super) fn millis(ms: Option<f64>) -> String {
     }
 }
 
+const COLUMNS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// What stands where there is nothing to show.
 pub(super) const NOTHING: &str = "–";
 
@@ -33,6 +55,14 @@ mod tests {
         assert_eq!(percent(Some(0.2839)), "28.39%");
         assert_eq!(percent(Some(0.0)), "0.00%");
         assert_eq!(percent(None), "–");
+    }
+
+    #[test]
+    fn only_nothing_is_zero_and_only_all_is_a_hundred() {
+        let shown = [0.0, 0.001, 0.07, 0.996, 1.0].map(|share| rough_percent(Some(share)));
+        assert_eq!(shown, ["0%", "<1%", "7%", ">99%", "100%"]);
+        let shares = [None, Some(0.0), Some(0.01), Some(0.5), Some(0.9), Some(1.0)];
+        assert_eq!(columns(&shares), "·▁▂▅▇█");
     }
 
     #[test]

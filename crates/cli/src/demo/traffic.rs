@@ -5,8 +5,8 @@
 //! counts from the moment the schedule names, so that a stall of this very process counts too instead of being
 //! omitted together with the calls that it delayed ("coordinated omission", G. Tene).
 //!
-//! Straight means what a plain client does: the instances in turn, no second try. Both ways give up after the
-//! same time.
+//! Straight means what a plain client does: the instances of its region in turn, no second try. Both ways give up after
+//! the same time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use seaworthy_core::{Rng, Seeded};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::children::{Addresses, INSTANCES, ORDERS, SERVICES};
+use super::children::{Addresses, NEAR_INSTANCES, ORDERS, SERVICES};
 use crate::client::Pool;
 
 /// Which way a call went.
@@ -70,7 +70,8 @@ pub(super) struct Done {
 
 /// Where the traffic goes.
 pub(super) struct Roads {
-    direct: Vec<[Pool; INSTANCES]>,
+    /// To the near instances, by service.
+    direct: Vec<Vec<Pool>>,
     turn: [AtomicUsize; SERVICES.len()],
     through: Pool,
 }
@@ -78,7 +79,10 @@ pub(super) struct Roads {
 impl Roads {
     pub(super) fn new(shop: &Addresses, proxy: std::net::SocketAddr) -> Self {
         Self {
-            direct: shop.iter().map(|instances| instances.map(Pool::new)).collect(),
+            direct: shop
+                .iter()
+                .map(|all| all[..NEAR_INSTANCES].iter().copied().map(Pool::new).collect())
+                .collect(),
             turn: Default::default(),
             through: Pool::new(proxy),
         }
@@ -89,7 +93,7 @@ impl Roads {
             Way::Through => &self.through,
             Way::Direct => {
                 let turn = self.turn[service].fetch_add(1, Ordering::Relaxed);
-                &self.direct[service][turn % INSTANCES]
+                &self.direct[service][turn % NEAR_INSTANCES]
             }
         }
     }
