@@ -69,13 +69,31 @@ impl Process {
             }
             let ended = self.child.try_wait().map_err(|error| format!("{}: {error}", self.name))?;
             if ended.is_some() || Instant::now() >= until {
-                let printed = std::fs::read_to_string(&self.output).unwrap_or_else(|error| error.to_string());
                 let state =
                     ended.map_or("does not answer".to_owned(), |status| format!("ended with {status}"));
-                return Err(format!("{} {state}:\n{printed}", self.name));
+                return Err(format!("{} {state}:\n{}", self.name, self.printed()));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Makes sure that it still runs: figures of one that ended meanwhile say nothing.
+    ///
+    /// # Errors
+    /// It ended; with how, and with what it printed.
+    pub fn check_that_it_runs(&mut self) -> Result<(), String> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => {
+                Err(format!("{} ended meanwhile with {status}:\n{}", self.name, self.printed()))
+            }
+            Err(error) => Err(format!("{}: {error}", self.name)),
+        }
+    }
+
+    /// What it printed so far, or why that can't be told.
+    fn printed(&self) -> String {
+        std::fs::read_to_string(&self.output).unwrap_or_else(|error| error.to_string())
     }
 
     /// Sends it the signal of this name, as in `STOP`.

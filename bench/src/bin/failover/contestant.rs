@@ -76,7 +76,7 @@ impl What {
 /// A running proxy; it ends with this.
 pub(crate) struct Contestant {
     port: u16,
-    _process: Process,
+    process: Process,
 }
 
 impl Contestant {
@@ -98,11 +98,19 @@ impl Contestant {
             Process::start(&Start { program: &program, arguments, output, core: None, leashed: false })?;
         let answers = || get(port, PATH).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"));
         process.wait_for(|| answers().then_some(()))?;
-        Ok(Self { port, _process: process })
+        Ok(Self { port, process })
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Makes sure that it runs at the end: nobody else ended it.
+    ///
+    /// # Errors
+    /// It ended.
+    pub(crate) fn check_that_it_runs(&mut self) -> Result<(), String> {
+        self.process.check_that_it_runs()
     }
 }
 

@@ -36,7 +36,7 @@ struct Latency {
     slowest: f64,
 }
 
-/// What followed an event, until the next one.
+/// What an event met and what followed it, until the next one.
 struct Aftermath {
     event: Event,
     /// Failed calls by what the caller saw.
@@ -59,18 +59,23 @@ impl Run {
     ) -> Self {
         let first = events.first().map_or(end, |event| event.at);
         let steady = latency(between(&calls, steady_from, first));
-        let ends = events.iter().skip(1).map(|event| event.at).chain([end]);
-        let aftermaths = events.iter().zip(ends).map(|(event, end)| Aftermath {
-            event: *event,
-            errors: errors(between(&calls, event.at, end)),
-            seconds: seconds(&calls, event.at, event.at + SECOND * SHOWN),
-            back: back(&calls, event.at, end, steady.p99 * WITHIN),
-            slowest: latency(between(&calls, event.at, end)).slowest,
+        // What an event meets under way is its own: almost every call that was due so shortly before it.
+        let under_way = Duration::try_from_secs_f64(steady.p99 / 1e3).unwrap_or_default();
+        let ends = events.iter().skip(1).map(|event| event.at.saturating_sub(under_way)).chain([end]);
+        let aftermaths = events.iter().zip(ends).map(|(event, end)| {
+            let met = between(&calls, event.at.saturating_sub(under_way), end);
+            Aftermath {
+                event: *event,
+                errors: errors(met),
+                seconds: seconds(&calls, event.at, event.at + SECOND * SHOWN),
+                back: back(&calls, event.at, end, steady.p99 * WITHIN),
+                slowest: latency(met).slowest,
+            }
         });
         Self {
             proxy,
             steady,
-            errors_before: errors(between(&calls, Duration::ZERO, first)),
+            errors_before: errors(between(&calls, Duration::ZERO, first.saturating_sub(under_way))),
             aftermaths: aftermaths.collect(),
             seconds: seconds(&calls, Duration::ZERO, end),
         }
@@ -229,8 +234,8 @@ mod tests {
     }
 
     #[test]
-    fn errors_belong_to_the_event_before_them() {
-        let mut run = calls(20, |_| 3);
+    fn a_call_belongs_to_the_event_that_it_met_or_that_was_before_it() {
+        let mut run = calls(20, |due| if due == 14_998 { 5_000 } else { 3 });
         run[20 * 250].fault = Some("status 502".to_owned());
         let at = |seconds| Event { name: "x", at: Duration::from_secs(seconds) };
         let run = Run::new("p", run, &[at(5), at(15)], Duration::from_secs(1), Duration::from_secs(20));

@@ -67,9 +67,10 @@ fn compare(only: Option<What>) -> Result<(), String> {
 /// Everything that befalls one contestant, and what its callers saw.
 fn run(what: What, place: &Path) -> Result<Run, String> {
     eprintln!("{}: {} s", what.name(), END.as_secs());
-    let place = folder(place, what.name())?;
+    // A space would end the path in the configurations.
+    let place = folder(place, &what.name().replace(' ', "-"))?;
     let mut shop = Shop::open(&place)?;
-    let contestant = Contestant::start(what, &shop.ports(), &place)?;
+    let mut contestant = Contestant::start(what, &shop.ports(), &place)?;
     let began = Instant::now();
     let load = Load::start(contestant.port(), began, END)?;
     let mut events = Vec::new();
@@ -83,6 +84,8 @@ fn run(what: What, place: &Path) -> Result<Run, String> {
         events.push(Event { name: step.name(), at });
     }
     let calls = load.finish()?;
+    contestant.check_that_it_runs()?;
+    shop.check_that_all_run()?;
     Ok(Run::new(what.name(), calls, &events, STEADY_FROM, END))
 }
 

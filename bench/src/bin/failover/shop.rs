@@ -57,6 +57,14 @@ impl Shop {
         Ok(())
     }
 
+    /// Makes sure that they all run at the end: nobody else ended one.
+    ///
+    /// # Errors
+    /// One ended.
+    pub(crate) fn check_that_all_run(&mut self) -> Result<(), String> {
+        self.instances.iter_mut().try_for_each(|instance| instance.process.check_that_it_runs())
+    }
+
     /// Sends one the signal of this name.
     ///
     /// # Errors
