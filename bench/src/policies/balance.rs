@@ -28,8 +28,9 @@ pub(super) fn cases() -> Vec<Case> {
 fn chooser(algorithm: Algorithm, members: u32) -> Shared {
     let config = Valid::new(Config { algorithm, ..Config::default() }).unwrap_or_default();
     let hash = |id: u32| u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let all: Vec<Member> =
-        (0..members).map(|id| Member { id, weight: 1 + id % 2, hash: hash(id), ..Member::default() }).collect();
+    let all: Vec<Member> = (0..members)
+        .map(|id| Member { id, weight: 1 + id % 2, hash: hash(id), ..Member::default() })
+        .collect();
     let table = Arc::new(Table::build(config, Instant::ZERO, &all));
     Box::new(move || {
         let mut latency = Ewma::peak(Duration::from_secs(10));
