@@ -19,7 +19,7 @@
 //! many a small one; a fixed minimum of calls would be too late for the one and too early for the other.
 //!
 //! When a whole region fails, the others are no measure, since they fail too. So the same is asked against *the better half*
-//! of the endpoints alone. As a half that was chosen for being good flatters itself, `p` is then taken to be [`FLATTERED`] at
+//! of the endpoints alone. As a half that was chosen for being good flatters itself, `p` is then taken to be a half at
 //! least: this finds who fails nearly always while others answer.
 //!
 //! Both are asked of the whole window and of its latest tenth, fifth and half, so that who was well until a second ago does
