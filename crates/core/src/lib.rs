@@ -8,7 +8,7 @@
 //! A few shapes cover everything:
 //!
 //! * a **gate** answers *may this start?* for what many calls share: [`gate::breaker`], [`gate::limit`],
-//!   [`gate::bulkhead`];
+//!   [`gate::bulkhead`], [`gate::queue`], [`gate::rate`], [`gate::throttle`];
 //! * a **call** answers *what next?* for one call through timeout, retry, hedge, fallback and deadline:
 //!   [`call::Call`];
 //! * an **opinion** is formed of endpoints: by checks ([`gate::health`]), by comparison ([`gate::outlier`]), by an operator
@@ -20,6 +20,7 @@ extern crate alloc;
 
 pub mod balance;
 pub mod call;
+mod criticality;
 pub mod evacuate;
 pub mod gate;
 mod outcome;
@@ -31,6 +32,7 @@ mod time;
 mod valid;
 mod why;
 
+pub use criticality::{Criticality, UnknownCriticality};
 pub use outcome::{Failure, Outcome, Pushback};
 pub use rejection::{Policy, Reason, Rejection};
 pub use rng::{Rng, Seeded};

@@ -63,6 +63,12 @@ pub enum Policy {
     Deadline,
     /// The choice of an endpoint.
     Balancer,
+    /// [`gate::queue`](crate::gate::queue)
+    Queue,
+    /// [`gate::rate`](crate::gate::rate)
+    Rate,
+    /// [`gate::throttle`](crate::gate::throttle)
+    Throttle,
 }
 
 impl Policy {
@@ -79,6 +85,9 @@ impl Policy {
             Self::Fallback => "fallback",
             Self::Deadline => "deadline",
             Self::Balancer => "balancer",
+            Self::Queue => "queue",
+            Self::Rate => "rate",
+            Self::Throttle => "throttle",
         }
     }
 }
@@ -119,6 +128,12 @@ pub enum Reason {
     NotRetryable,
     /// Every endpoint was refused by its own policies.
     NoEndpoint,
+    /// Another call, more critical or of a less greedy client, took its place in the queue.
+    Shed,
+    /// Its key has used up its rate.
+    RateExceeded,
+    /// The upstream refuses so much that a share of the calls is not sent at all.
+    Throttled,
 }
 
 impl Reason {
@@ -142,6 +157,9 @@ impl Reason {
             Self::ToldNotTo => "told_not_to",
             Self::NotRetryable => "not_retryable",
             Self::NoEndpoint => "no_endpoint",
+            Self::Shed => "shed",
+            Self::RateExceeded => "rate_exceeded",
+            Self::Throttled => "throttled",
         }
     }
 }
@@ -165,6 +183,9 @@ impl fmt::Display for Reason {
             Self::ToldNotTo => "the upstream asked not to be asked again",
             Self::NotRetryable => "another attempt could not mend it",
             Self::NoEndpoint => "no endpoint would take it",
+            Self::Shed => "another call took its place in the queue",
+            Self::RateExceeded => "more calls came than the rate allows",
+            Self::Throttled => "the upstream refuses so many calls that a share is not sent",
         })
     }
 }

@@ -206,7 +206,7 @@ async fn a_bulkhead_serves_in_order_and_lets_nobody_wait_too_long() {
 #[tokio::test(start_paused = true)]
 async fn observe_only_tells_and_does_nothing() {
     let pipeline = pipeline(|c| {
-        c.limit = limit::Config { mode: Mode::Observe, max_in_flight: 1 };
+        c.limit = limit::Config { mode: Mode::Observe, max_in_flight: 1, ..limit::Config::default() };
         c.breaker.mode = Mode::Observe;
         c.call.retry.mode = Mode::Observe;
     });
@@ -329,7 +329,7 @@ async fn a_bulkhead_can_be_had_later() {
 #[tokio::test(start_paused = true)]
 async fn limit_and_bulkhead_in_observe_only_mode_tell_whom_they_would_refuse() {
     let pipeline = pipeline(|c| {
-        c.limit = limit::Config { mode: Mode::Observe, max_in_flight: 1 };
+        c.limit = limit::Config { mode: Mode::Observe, max_in_flight: 1, ..limit::Config::default() };
         let mode = Mode::Observe;
         c.bulkhead = Some(bulkhead::Config { mode, concurrency: 1, queue: 0, ..Default::default() });
     });

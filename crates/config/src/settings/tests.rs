@@ -38,7 +38,15 @@ fn every_field_of_the_core_has_a_setting() {
         successes_to_close: _,
         ramp: _,
     } = breaker;
-    let limit::Config { mode: _, max_in_flight: _ } = limit;
+    let limit::Config {
+        mode: _,
+        algorithm: _,
+        max_in_flight: _,
+        min_in_flight: _,
+        initial: _,
+        slow_after: _,
+        baseline_window: _,
+    } = limit;
     let bulkhead::Config { mode: _, concurrency: _, queue: _, max_wait: _ } = bulkhead;
     let outlier::Config {
         mode: _,

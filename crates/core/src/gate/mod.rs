@@ -8,3 +8,4 @@ pub mod bulkhead;
 pub mod health;
 pub mod limit;
 pub mod outlier;
+pub mod rate;

@@ -42,6 +42,16 @@ pub(crate) fn ln(x: f64) -> f64 {
     exponent * core::f64::consts::LN_2 + 2.0 * artanh(mantissa, 11)
 }
 
+/// 2 to the power of `x`, within its 1e-12th part, for `x` from -1022 to 1023; 0 below.
+pub(crate) fn power_of_two(x: f64) -> f64 {
+    if x < 0.0 { exp_minus(-x * core::f64::consts::LN_2) } else { exp2(x) }
+}
+
+/// The square root of a normal `x`; 0 of anything less.
+pub(crate) fn root(x: f64) -> f64 {
+    if x < f64::MIN_POSITIVE { 0.0 } else { power_of_two(ln(x) / core::f64::consts::LN_2 / 2.0) }
+}
+
 /// 2 to the power of `x`, within its 1e-12th part; for `x` from 0 to 1023.
 fn exp2(x: f64) -> f64 {
     let above = (x as u64 + 1).min(1023);
@@ -102,6 +112,12 @@ mod tests {
         #[test]
         fn the_power_is_right(x in 0.0f64..1022.0) {
             prop_assert!((exp2(x) - x.exp2()).abs() <= 1e-12 * x.exp2());
+        }
+
+        #[test]
+        fn powers_and_roots_are_right(x in -1000.0f64..1000.0, y in 1e-300f64..1e300) {
+            prop_assert!((power_of_two(x) - x.exp2()).abs() <= 1e-12 * x.exp2());
+            prop_assert!((root(y) - y.sqrt()).abs() <= 1e-12 * y.sqrt());
         }
 
         #[test]

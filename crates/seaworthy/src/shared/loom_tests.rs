@@ -49,6 +49,81 @@ fn a_limit_never_gives_out_more_than_there_is() {
     });
 }
 
+#[test]
+fn a_limit_that_moves_never_gives_out_more_than_it_was_and_holds_what_it_became() {
+    loom::model(|| {
+        let config = limit::Config { max_in_flight: 2, ..Default::default() };
+        let limit = Arc::new(Limit::new(Valid::new(config).unwrap()));
+        let held = Arc::new(AtomicUsize::new(0));
+        let pressed = {
+            let limit = limit.clone();
+            on_cell(0, move || {
+                assert_eq!(limit.press(0.5), Some(limit::Change { from: 2, to: 1 }));
+            })
+        };
+        let admitted = {
+            let (limit, held) = (limit.clone(), held.clone());
+            on_cell(1, move || {
+                let permits: Vec<_> = (0..3).filter_map(|_| limit.try_admit()).collect();
+                assert!((1..=2).contains(&permits.len()), "more or fewer than it ever was");
+                held.store(permits.len(), Ordering::SeqCst);
+                // The calls stay in flight.
+                std::mem::forget(permits);
+            })
+        };
+        pressed.join().unwrap();
+        admitted.join().unwrap();
+        assert_eq!(limit.snapshot().in_flight as usize, held.load(Ordering::SeqCst));
+        assert!(limit.admit(NOW).is_err(), "no more start until fewer are in flight");
+    });
+}
+
+#[test]
+fn a_shared_limit_moves_as_a_sequential_one_would() {
+    let config = limit::Config {
+        algorithm: limit::Algorithm::Aimd,
+        initial: 2,
+        min_in_flight: 1,
+        ..Default::default()
+    };
+    let config = Valid::new(config).unwrap();
+    let took = Duration::from_millis(1);
+    // Nine calls have ended, and with the tenth the window is complete.
+    let mut sequential = limit::Limit::new(config);
+    for _ in 0..9 {
+        let permit = sequential.admit().unwrap();
+        sequential.settle(NOW, permit, Outcome::Success, took);
+    }
+    let later = NOW.plus(Duration::from_millis(500));
+    let permits = [(); 2].map(|()| sequential.admit().unwrap());
+    let changes = permits.map(|permit| sequential.settle(later, permit, Outcome::Success, took));
+    let change = changes[0].unwrap();
+    assert_eq!(changes[1], None);
+    loom::model(move || {
+        let limit = Arc::new(Limit::new(config));
+        for _ in 0..9 {
+            let permit = limit.admit(NOW).unwrap();
+            limit.settle(NOW, permit, Outcome::Success, took);
+        }
+        let moved = Arc::new(AtomicUsize::new(0));
+        let permits = [(); 2].map(|()| limit.admit(NOW).unwrap());
+        let mut cell = 0;
+        let threads = permits.map(|permit| {
+            let (limit, moved) = (limit.clone(), moved.clone());
+            cell += 1;
+            on_cell(cell - 1, move || {
+                if let Some(told) = limit.settle(later, permit, Outcome::Success, took) {
+                    assert_eq!(told, change);
+                    moved.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        });
+        threads.map(|thread| thread.join().unwrap());
+        assert_eq!(moved.load(Ordering::SeqCst), 1, "told once");
+        assert_eq!((limit.snapshot().max_in_flight, limit.snapshot().in_flight), (change.to, 0));
+    });
+}
+
 fn breaker_config() -> breaker::Config {
     let minimum_calls = 1_000;
     breaker::Config { consecutive_failures: Some(2), minimum_calls, ..Default::default() }
