@@ -52,6 +52,12 @@ impl Instant {
         Self(self.0.saturating_add(nanos(by)))
     }
 
+    /// This moment moved earlier by `by`; not before the beginning.
+    #[must_use]
+    pub const fn minus(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(nanos(by)))
+    }
+
     /// This moment moved later by `by` nanoseconds.
     #[must_use]
     pub const fn plus_nanos(self, by: u64) -> Self {

@@ -95,6 +95,18 @@ impl Why {
         }
     }
 
+    /// Adds what was decided later.
+    pub fn extend(&mut self, later: Self) {
+        if self.notes.is_empty() && self.dropped == 0 {
+            *self = later;
+            return;
+        }
+        for note in later.notes {
+            self.note(note.after, note.attempt, note.what);
+        }
+        self.dropped = self.dropped.saturating_add(later.dropped);
+    }
+
     /// The notes, oldest first.
     #[must_use]
     pub fn notes(&self) -> &[Note] {
