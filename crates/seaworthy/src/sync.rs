@@ -1,12 +1,12 @@
 //! The primitives of the shells, exchanged for loom's when it explores their interleavings.
 
 #[cfg(not(seaworthy_loom))]
-pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 #[cfg(not(seaworthy_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
 
 #[cfg(seaworthy_loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 #[cfg(seaworthy_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 

@@ -8,4 +8,5 @@ pub mod bulkhead;
 pub mod health;
 pub mod limit;
 pub mod outlier;
+pub mod queue;
 pub mod rate;

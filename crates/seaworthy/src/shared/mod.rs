@@ -9,6 +9,7 @@ pub mod breaker;
 pub mod bulkhead;
 pub(crate) mod cells;
 pub mod commons;
+pub mod door;
 pub mod limit;
 #[cfg(all(test, seaworthy_loom))]
 mod loom_tests;
@@ -16,4 +17,5 @@ mod loom_tests;
 pub use breaker::Breaker;
 pub use bulkhead::Bulkhead;
 pub use commons::Commons;
+pub use door::Door;
 pub use limit::Limit;
