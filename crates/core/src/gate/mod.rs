@@ -8,5 +8,7 @@ pub mod bulkhead;
 pub mod health;
 pub mod limit;
 pub mod outlier;
+pub mod pressure;
 pub mod queue;
 pub mod rate;
+pub mod throttle;

@@ -9,10 +9,12 @@ use loom::thread;
 use seaworthy_core::call::{self, Extra, Shared, budget};
 use seaworthy_core::gate::breaker::{self, State};
 use seaworthy_core::gate::limit;
-use seaworthy_core::{Failure, Instant, Outcome, Valid};
+use seaworthy_core::gate::queue::{self, Asking};
+use seaworthy_core::{Criticality, Failure, Instant, Outcome, Valid};
 
 use super::cells::LOOM_SLOT;
-use super::{Breaker, Commons, Limit};
+use super::door::Entering;
+use super::{Breaker, Commons, Door, Limit};
 
 const NOW: Instant = Instant::from_millis(1_000);
 const FAILED: Outcome = Outcome::failed(Failure::Error);
@@ -233,4 +235,102 @@ fn a_shared_budget_is_never_overdrawn_and_loses_no_deposit() {
         withdraw(&commons, &granted);
         assert_eq!(granted.load(Ordering::SeqCst), 3);
     });
+}
+
+/// Counts how often a waiting call was woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl std::task::Wake for Woken {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn narrow_door() -> Door {
+    let limit = limit::Config { max_in_flight: 1, ..limit::Config::default() };
+    Door::new(Valid::new(limit).unwrap(), Valid::new(queue::Config::default()).unwrap())
+}
+
+const ASKING: Asking = Asking { criticality: Criticality::Critical, client: 1, deadline: None };
+
+#[test]
+fn a_place_that_becomes_free_is_never_missed() {
+    loom::model(|| {
+        let door = Arc::new(narrow_door());
+        let held = door_poll(&door, &mut Entering::new(), &Default::default()).unwrap();
+        let leaver = {
+            let door = door.clone();
+            on_cell(0, move || door.release(NOW, held))
+        };
+        let woken = std::sync::Arc::new(Woken::default());
+        let mut entering = Entering::new();
+        let at_once = door_poll(&door, &mut entering, &woken);
+        leaver.join().unwrap();
+        let admitted = match at_once {
+            Some(permit) => Some(permit),
+            None => {
+                assert!(woken.0.load(Ordering::SeqCst) > 0, "a place is free, and nobody said so");
+                door_poll(&door, &mut entering, &woken)
+            }
+        };
+        door.release(NOW, admitted.unwrap());
+        assert_eq!(door.snapshot(NOW).limit.in_flight, 0);
+    });
+}
+
+#[test]
+fn a_door_never_lets_in_more_than_it_may() {
+    loom::model(|| {
+        let door = Arc::new(narrow_door());
+        let inside = Arc::new(AtomicUsize::new(0));
+        let threads: Vec<_> = (0..2)
+            .map(|cell| {
+                let (door, inside) = (door.clone(), inside.clone());
+                on_cell(cell, move || {
+                    let mut entering = Entering::new();
+                    match door_poll(&door, &mut entering, &Default::default()) {
+                        Some(permit) => {
+                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            door.release(NOW, permit);
+                        }
+                        // The caller goes away, perhaps when it has just been given a place.
+                        None => entering.leave(&door, NOW),
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        let snapshot = door.snapshot(NOW);
+        assert_eq!((snapshot.limit.in_flight, snapshot.queue.waiting), (0, [0; 4]));
+    });
+}
+
+#[test]
+fn a_place_given_to_one_who_has_left_goes_to_the_next() {
+    loom::model(|| {
+        let door = Arc::new(narrow_door());
+        let held = door_poll(&door, &mut Entering::new(), &Default::default()).unwrap();
+        let (mut first, mut second) = (Entering::new(), Entering::new());
+        let woken = std::sync::Arc::new(Woken::default());
+        assert!(door_poll(&door, &mut first, &Default::default()).is_none());
+        assert!(door_poll(&door, &mut second, &woken).is_none());
+        let (giver, leaver) = (door.clone(), door.clone());
+        let giver = on_cell(0, move || giver.release(NOW, held));
+        let leaver = on_cell(1, move || first.leave(&leaver, NOW));
+        giver.join().unwrap();
+        leaver.join().unwrap();
+        assert!(woken.0.load(Ordering::SeqCst) > 0, "a place is free, and nobody said so");
+        let permit = door_poll(&door, &mut second, &woken).unwrap();
+        door.release(NOW, permit);
+    });
+}
+
+fn door_poll(door: &Door, entering: &mut Entering, woken: &std::sync::Arc<Woken>) -> Option<limit::Permit> {
+    let waker = woken.clone().into();
+    match entering.poll(door, NOW, ASKING, &mut std::task::Context::from_waker(&waker)) {
+        std::task::Poll::Ready(admitted) => Some(admitted.unwrap()),
+        std::task::Poll::Pending => None,
+    }
 }

@@ -13,9 +13,11 @@ pub mod door;
 pub mod limit;
 #[cfg(all(test, seaworthy_loom))]
 mod loom_tests;
+pub mod throttle;
 
 pub use breaker::Breaker;
 pub use bulkhead::Bulkhead;
 pub use commons::Commons;
 pub use door::Door;
 pub use limit::Limit;
+pub use throttle::Throttle;
