@@ -31,6 +31,7 @@
 
 mod lag;
 mod memory;
+mod sampler;
 #[cfg(unix)]
 mod system;
 
@@ -40,6 +41,7 @@ use std::time::Duration;
 
 use seaworthy_core::{Fault, Rules, Valid};
 
+pub use self::sampler::Sampler;
 use super::{Check, Finding, HealthRegistry, Status};
 
 /// From where on there is too little left.
