@@ -13,6 +13,7 @@ pub mod door;
 pub mod limit;
 #[cfg(all(test, seaworthy_loom))]
 mod loom_tests;
+pub mod rate;
 pub mod throttle;
 
 pub use breaker::Breaker;
@@ -20,4 +21,5 @@ pub use bulkhead::Bulkhead;
 pub use commons::Commons;
 pub use door::Door;
 pub use limit::Limit;
+pub use rate::Rate;
 pub use throttle::Throttle;
