@@ -134,6 +134,8 @@ pub enum Reason {
     RateExceeded,
     /// The upstream refuses so much that a share of the calls is not sent at all.
     Throttled,
+    /// What the policy shares with others could not be asked.
+    StoreDown,
 }
 
 impl Reason {
@@ -160,6 +162,7 @@ impl Reason {
             Self::Shed => "shed",
             Self::RateExceeded => "rate_exceeded",
             Self::Throttled => "throttled",
+            Self::StoreDown => "store_down",
         }
     }
 }
@@ -186,6 +189,7 @@ impl fmt::Display for Reason {
             Self::Shed => "another call took its place in the queue",
             Self::RateExceeded => "more calls came than the rate allows",
             Self::Throttled => "the upstream refuses so many calls that a share is not sent",
+            Self::StoreDown => "the store that it shares with others can't be asked",
         })
     }
 }
