@@ -14,6 +14,8 @@ pub(crate) fn all(_arguments: &[String]) -> Result<(), Failure> {
     provide(&[Need { program: "dnsmasq", package: "dnsmasq-base" }], "testing")?;
     // A region that vanishes is a network namespace whose interface goes down.
     provide(&[Need { program: "ip", package: "iproute2" }], "testing")?;
+    // Rates that proxies share are counted in a Redis.
+    provide(&[Need { program: "redis-server", package: "redis-server" }], "testing")?;
     workspace()?;
     run(&mut cargo(&["test", "--workspace", "--doc", "--locked"]))?;
     loom()?;
