@@ -19,7 +19,9 @@ pages! {
     hedge: "docs/policies/hedge.md"
     limit: "docs/policies/limit.md"
     outlier: "docs/policies/outlier.md"
+    rate: "docs/policies/rate.md"
     retry: "docs/policies/retry.md"
+    throttle: "docs/policies/throttle.md"
     timeout: "docs/policies/timeout.md"
 }
 
@@ -31,4 +33,5 @@ pages! {
 #[cfg(feature = "health")]
 pages! {
     health: "docs/policies/health.md"
+    pressure: "docs/policies/pressure.md"
 }
