@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use seaworthy_core::balance::Algorithm;
+use seaworthy_core::gate::limit;
 use seaworthy_core::{Fault, Mode, Rules, call};
 
 use crate::diagnostic::Severity;
@@ -24,6 +25,14 @@ pub(crate) struct Finding {
     remedy: String,
     /// Settings that may be to blame as well.
     related: &'static [&'static str],
+}
+
+impl Finding {
+    /// Tells it of the settings at `path`, pointing at `span`.
+    pub(crate) fn tell(&self, reader: &mut Reader<'_>, path: &str, span: &Range<usize>) {
+        let message = format!("{} {}", join(path, &self.path), self.problem);
+        reader.diagnose(self.severity, span, message, self.remedy.clone());
+    }
 }
 
 /// What the policies are of.
@@ -76,6 +85,8 @@ fn core_findings(p: &Policies) -> Vec<Finding> {
     let gates = [
         ("breaker", p.breaker.faults()),
         ("limit", p.limit.faults()),
+        ("limit.queue", p.queue.faults()),
+        ("throttle", p.throttle.faults()),
         ("bulkhead", p.bulkhead.faults()),
         ("balance", p.balance.faults()),
         ("check", p.timing.faults()),
@@ -101,6 +112,9 @@ fn related(path: &str) -> &'static [&'static str] {
         "breaker.consecutive_failures" => &["breaker.failure_rate"],
         "breaker.minimum_calls" => &["breaker.window"],
         "breaker.open_at_most" => &["breaker.open_for"],
+        "limit.min_in_flight" => &["limit.max_in_flight"],
+        "limit.queue.max_wait" => &["limit.queue.size"],
+        "throttle.probes_per_second" => &["throttle.most"],
         "bulkhead.max_wait" => &["bulkhead.queue"],
         "check.unsure_interval" => &["check.interval"],
         _ => &[],
@@ -201,6 +215,12 @@ fn deadline(scope: &Scope<'_>) -> Vec<Finding> {
         let remedy = "the deadline ends the wait first; shorten the wait or lengthen the deadline";
         found.push(longer("bulkhead.max_wait", bulkhead.max_wait, "the deadline", *deadline, remedy, CALL));
     }
+    let Policies { limit, queue, .. } = scope.policies;
+    let is_used = limit.mode == Mode::Enforce && queue.mode == Mode::Enforce && queue.size > 0;
+    if is_used && queue.max_wait > *deadline && scope.marks.get("limit.queue.max_wait").is_some() {
+        let remedy = "the deadline ends the wait first; shorten the wait or lengthen the deadline";
+        found.push(longer("limit.queue.max_wait", queue.max_wait, "the deadline", *deadline, remedy, CALL));
+    }
     found
 }
 
@@ -270,7 +290,7 @@ fn crowded(scope: &Scope<'_>) -> Vec<Finding> {
 /// Settings that nobody looks at.
 fn unheard(scope: &Scope<'_>) -> Vec<Finding> {
     let p = scope.policies;
-    let mut found = Vec::new();
+    let mut found: Vec<Finding> = idle_queue("limit", &p.limit, scope.marks).into_iter().collect();
     if p.hash_on != HashOn::None && p.balance.algorithm != Algorithm::ConsistentHash {
         let problem = format!("is set, and algorithm is {:?}", p.balance.algorithm.name());
         let remedy = "calls stick to nothing; write algorithm = \"consistent_hash\", or remove it";
@@ -290,6 +310,17 @@ fn unheard(scope: &Scope<'_>) -> Vec<Finding> {
         found.push(warning("check.kind", problem, remedy, &["protocol"]));
     }
     found
+}
+
+/// A queue before a limit that never fills: that of the table `limit`, or of the same table elsewhere.
+pub(crate) fn idle_queue(path: &str, limit: &limit::Config, marks: &Marks) -> Option<Finding> {
+    let table = join(path, "queue");
+    let is_said = marks.own_in(&table).is_some() && marks.get(&join(&table, "mode")).is_none();
+    (is_said && limit.mode != Mode::Enforce).then(|| {
+        let problem = format!("is set, and {path}.mode is {:?}", limit.mode.name());
+        let remedy = "nothing ever waits before a limit that refuses nothing; write mode = \"enforce\" there, or remove it";
+        warning(&table, problem, remedy, &[])
+    })
 }
 
 /// The settings of a check that one of this kind does not look at.

@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use seaworthy_core::gate::{breaker, bulkhead, limit, outlier};
-use seaworthy_core::{Valid, balance, call};
+use seaworthy_core::gate::{breaker, bulkhead, limit, outlier, pressure, queue, throttle};
+use seaworthy_core::{Criticality, Valid, balance, call};
 
 use crate::address::{Host, Prefix};
+use crate::degrade::{Degrade, Flags};
 use crate::diagnostic::{Diagnostic, Mistakes};
 use crate::effective::Effective;
 use crate::health::Check;
+use crate::overload::{ClientRule, Gate, RateLimit, Redis};
 use crate::process::Process;
 use crate::resolve;
 use crate::settings::{Fallback, Limits, Log, Protocol, Repeatable};
@@ -33,6 +35,18 @@ pub struct Config {
     pub log: Log,
     /// Bounds on what clients may ask.
     pub limits: Limits,
+    /// How many calls each of the addresses takes at a time, if there is a limit: each address has its own.
+    pub gate: Option<Gate>,
+    /// How many calls all routes together take in a while, if there is a limit.
+    pub rate: Option<RateLimit>,
+    /// Where rates are counted that several proxies share, if anywhere.
+    pub redis: Option<Redis>,
+    /// How short the host may be of something before every limit is lowered.
+    pub pressure: Valid<pressure::Config>,
+    /// The most bytes of all stored answers together.
+    pub stale_memory: u64,
+    /// How much the calls of some clients matter, in the order of the file, each value once.
+    pub clients: Vec<ClientRule>,
     /// The zone that the proxy itself is in; empty if unknown.
     pub zone: String,
     /// The region that the proxy itself is in; empty if unknown.
@@ -85,6 +99,10 @@ pub struct Upstream {
     pub call: Valid<call::Config>,
     /// How many calls it takes at a time.
     pub limit: Valid<limit::Config>,
+    /// Which calls wait while its limit is full.
+    pub queue: Valid<queue::Config>,
+    /// What is refused here because the upstream would refuse it.
+    pub throttle: Valid<throttle::Config>,
     /// How many attempts run at a time, and how many wait.
     pub bulkhead: Valid<bulkhead::Config>,
 }
@@ -103,11 +121,25 @@ pub struct Route {
     pub methods: Vec<&'static str>,
     /// Its upstream's place in [`Config::upstreams`].
     pub upstream: usize,
-    /// Its calls: the upstream's numbers with this route's deadline and retries, and `fallback` set if there is one.
+    /// Its calls: the upstream's numbers with this route's deadline and retries, and `fallback` set if there is any in `degrade`.
     pub call: Valid<call::Config>,
     /// Which of its requests may be sent more than once.
     pub repeatable: Repeatable,
-    /// The answer when there is none from the upstream.
+    /// How much its calls matter, if that is not the usual.
+    pub criticality: Option<Criticality>,
+    /// Whether a client may also raise that, and not only lower it.
+    pub trust_criticality: bool,
+    /// What tells clients apart.
+    pub client_key: HashOn,
+    /// How many calls it takes at a time, if there is a limit.
+    pub gate: Option<Gate>,
+    /// How many calls it takes in a while, if there is a limit.
+    pub rate: Option<RateLimit>,
+    /// What answers when the upstream doesn't, in this order; each kind at most once.
+    pub degrade: Vec<Degrade>,
+    /// The flags that its upstream answers for, if it is a flag service. [`Config::data`] is then there.
+    pub flags: Option<Flags>,
+    /// The static answer among [`degrade`](Self::degrade).
     pub fallback: Option<Fallback>,
 }
 

@@ -23,10 +23,12 @@
 mod address;
 mod checks;
 mod config;
+mod degrade;
 mod diagnostic;
 mod effective;
 mod health;
 mod nearest;
+mod overload;
 mod process;
 mod reader;
 mod reference;
@@ -42,9 +44,11 @@ mod value;
 
 pub use address::{Endpoint, Host, Prefix};
 pub use config::{Config, Route, Upstream};
+pub use degrade::{Degrade, Flags, Stale, Substitute};
 pub use diagnostic::{Diagnostic, Mistakes, Severity};
 pub use effective::{Effective, Origin, Setting};
 pub use health::{Check, CheckKind, Pattern, StatusRange};
+pub use overload::{ClientRule, Gate, RateBy, RateLimit, RateStore, Redis, RedisUrl, WhenDown};
 pub use process::{Process, Ready, Restart};
 pub use reference::reference;
 pub use schema::schema;

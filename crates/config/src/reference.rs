@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::settings::{
-    ADDRESSES, Addresses, OVERRIDES, POLICIES, PROXY, Policies, Proxy, ROUTING, Routing, SUPERVISED,
-    Supervised,
+    ADDRESSES, Addresses, CLIENT, Client, OVERRIDES, POLICIES, PROXY, Policies, Proxy, ROUTING, Routing,
+    SUPERVISED, Supervised,
 };
 use crate::table::{Field, Table, join};
 
@@ -34,6 +34,8 @@ pub fn reference() -> String {
     for table in OVERRIDES.tables {
         tables(&mut page, table, "route", None::<&Policies>);
     }
+    section(&mut page, "`[[client]]`", CLIENT.doc);
+    rows(&mut page, CLIENT.fields, Some(&Client::default()));
     section(&mut page, "`[process.NAME]`", SUPERVISED.doc);
     rows(&mut page, SUPERVISED.fields, Some(&Supervised::default()));
     for table in SUPERVISED.tables {

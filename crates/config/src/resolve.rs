@@ -1,25 +1,27 @@
 //! From text to a [`Config`]: the process, the defaults, the upstreams that start from them, the routes that start from those.
 
+mod overload;
 mod topology;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use seaworthy_core::{Fault, Mode, Rules, Valid};
+use seaworthy_core::{Criticality, Fault, Mode, Rules, Valid};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::address::Host;
 use crate::checks::{self, Finding, Scope};
 use crate::config::{Config, Route, Upstream};
+use crate::degrade::Degrade;
 use crate::diagnostic::{Mistakes, Severity};
 use crate::effective::{Effective, Origin, Setting};
 use crate::nearest::nearest;
 use crate::process::Process;
 use crate::reader::{At, Level, Marks, Reader};
 use crate::settings::{
-    ADDRESSES, Addresses, OVERRIDES, POLICIES, PROXY, Policies, Proxy, ROUTING, Routing, SUPERVISED,
+    ADDRESSES, Addresses, CLIENT, OVERRIDES, POLICIES, PROXY, Policies, Proxy, ROUTING, Routing, SUPERVISED,
 };
 use crate::shape::{described, listed};
 use crate::sources::is_plain;
@@ -27,6 +29,7 @@ use crate::table::join;
 use crate::text::Text;
 use crate::value::Value;
 
+use overload::ClientDraft;
 use topology::ProcessDraft;
 
 /// Reads a TOML text. If it is not TOML at all, only that is told: what follows from a broken line would only mislead.
@@ -83,6 +86,7 @@ fn syntax(message: &str) -> String {
 struct Draft {
     proxy: Proxy,
     proxy_marks: Marks,
+    clients: Vec<ClientDraft>,
     processes: Vec<ProcessDraft>,
     upstreams: Vec<UpstreamDraft>,
     routes: Vec<RouteDraft>,
@@ -107,7 +111,8 @@ struct RouteDraft {
 }
 
 fn document(mut reader: Reader<'_>, root: &DeTable<'_>, is_command_line: bool) -> Result<Config, Mistakes> {
-    let known: Vec<&str> = PROXY.keys().chain(["defaults", "upstream", "route", "process"]).collect();
+    let known: Vec<&str> =
+        PROXY.keys().chain(["defaults", "upstream", "route", "client", "process"]).collect();
     reader.unknown_keys("", root, &known, |key| {
         POLICIES.keys().any(|k| k == key).then(|| "defaults".to_owned()).or_else(|| PROXY.home_of(key))
     });
@@ -116,12 +121,16 @@ fn document(mut reader: Reader<'_>, root: &DeTable<'_>, is_command_line: bool) -
     reader.fill(&PROXY, root, &at, &mut proxy, &mut proxy_marks);
     listeners(&mut reader, &proxy, &proxy_marks, root);
 
+    overload::wanted(&mut proxy.gating, &mut proxy.rating, &proxy_marks);
+    overload::process(&mut reader, &proxy, &proxy_marks);
+
+    let clients = overload::clients(&mut reader, root);
     let processes = topology::processes(&mut reader, root);
     let upstreams = upstreams(&mut reader, root);
     topology::loops(&mut reader, &proxy, &upstreams);
     topology::references(&mut reader, &upstreams, &processes);
-    let routes = routes(&mut reader, root, &upstreams);
-    let draft = Draft { proxy, proxy_marks, processes, upstreams, routes };
+    let routes = routes(&mut reader, root, &upstreams, (&proxy, &proxy_marks));
+    let draft = Draft { proxy, proxy_marks, clients, processes, upstreams, routes };
     if !reader.is_usable() {
         return Err(mistakes(reader));
     }
@@ -257,7 +266,12 @@ fn upstream(
 }
 
 /// Reads every `[[route]]`, or makes the one that is meant if there is none. Sorted, the most specific first.
-fn routes(reader: &mut Reader<'_>, root: &DeTable<'_>, upstreams: &[UpstreamDraft]) -> Vec<RouteDraft> {
+fn routes(
+    reader: &mut Reader<'_>,
+    root: &DeTable<'_>,
+    upstreams: &[UpstreamDraft],
+    proxy: (&Proxy, &Marks),
+) -> Vec<RouteDraft> {
     let Some((key, value)) = root.get_key_value("route") else {
         return only_route(reader, upstreams).into_iter().collect();
     };
@@ -267,7 +281,7 @@ fn routes(reader: &mut Reader<'_>, root: &DeTable<'_>, upstreams: &[UpstreamDraf
         return Vec::new();
     };
     let mut routes: Vec<RouteDraft> =
-        items.iter().filter_map(|item| route(reader, item, &key.span(), upstreams)).collect();
+        items.iter().filter_map(|item| route(reader, item, &key.span(), upstreams, proxy)).collect();
     duplicates(reader, &routes);
     unused(reader, &routes, upstreams, items.len());
     // A stable sort, so that the first in the file goes before its equals.
@@ -299,6 +313,7 @@ fn route(
     item: &Spanned<DeValue<'_>>,
     list: &Range<usize>,
     upstreams: &[UpstreamDraft],
+    proxy: (&Proxy, &Marks),
 ) -> Option<RouteDraft> {
     let Some(table) = item.get_ref().as_table() else {
         let message = format!("route holds {}, not a table", described(item.get_ref()));
@@ -326,7 +341,9 @@ fn route(
     let endpoints = parent.and_then(|parent| topology::instances(&parent.addresses.endpoints));
     let scope = Scope { path: "route", header: &header, policies: &policies, marks: &marks, endpoints };
     checks::policies(reader, &scope, told);
-    policies.call.fallback = marks.own("fallback").is_some();
+    overload::wanted(&mut routing.gating, &mut routing.rating, &marks);
+    overload::route(reader, proxy, &mut routing, &marks, (chosen, upstreams));
+    policies.call.fallback = !routing.degrade.is_empty();
     Some(RouteDraft { header, routing, policies, marks, upstream: chosen? })
 }
 
@@ -412,7 +429,7 @@ fn unused(reader: &mut Reader<'_>, routes: &[RouteDraft], upstreams: &[UpstreamD
         return;
     }
     for (n, upstream) in upstreams.iter().enumerate() {
-        if routes.iter().all(|route| route.upstream != n) {
+        if routes.iter().all(|route| route.upstream != n && !overload::falls_on(route, upstream)) {
             let message = format!("no route leads to upstream.{}", upstream.name);
             let remedy = format!("write a [[route]] with upstream = {:?}, or remove it", upstream.name);
             reader.warn(&upstream.header, message, remedy);
@@ -443,8 +460,21 @@ fn effective(reader: &Reader<'_>, draft: &Draft, is_command_line: bool) -> Effec
     let mut tell = |below: &str, path: &str, value: Value, marks: &Marks| {
         settings.push(Setting { path: join(below, path), value, origin: origin(marks, path) });
     };
-    let Draft { proxy, proxy_marks, processes, upstreams, routes } = draft;
-    PROXY.each("", &mut |path, field| tell("", path, field.slot.show(proxy), proxy_marks));
+    let Draft { proxy, proxy_marks, clients, processes, upstreams, routes } = draft;
+    PROXY.each("", &mut |path, field| {
+        if is_there(path, &["limit", "rate", "redis"], proxy_marks) {
+            tell("", path, field.slot.show(proxy), proxy_marks);
+        }
+    });
+    for (n, ClientDraft { settings, marks }) in clients.iter().enumerate() {
+        let name = if settings.name.is_empty() { (n + 1).to_string() } else { quoted(&settings.name) };
+        let below = join("client", &name);
+        CLIENT.each("", &mut |path, field| {
+            // Whoever knows the key is taken for the client.
+            let value = if path == "key" { Value::text("(not shown)") } else { field.slot.show(settings) };
+            tell(&below, path, value, marks);
+        });
+    }
     for ProcessDraft { name, settings, marks, .. } in processes {
         let below = join("process", name);
         SUPERVISED.each("", &mut |path, field| tell(&below, path, field.slot.show(settings), marks));
@@ -457,7 +487,7 @@ fn effective(reader: &Reader<'_>, draft: &Draft, is_command_line: bool) -> Effec
     for RouteDraft { routing, policies, marks, .. } in routes {
         let below = join("route", &quoted(&routing.name));
         ROUTING.each("", &mut |path, field| {
-            if policies.call.fallback || !path.starts_with("fallback.") {
+            if is_there(path, &OPTIONAL, marks) {
                 tell(&below, path, field.slot.show(routing), marks);
             }
         });
@@ -466,16 +496,23 @@ fn effective(reader: &Reader<'_>, draft: &Draft, is_command_line: bool) -> Effec
     Effective { settings }
 }
 
+/// Whether the setting at `path` is in none of the `optional` tables, or its table was written.
+fn is_there(path: &str, optional: &[&str], marks: &Marks) -> bool {
+    path.split_once('.').is_none_or(|(table, _)| !optional.contains(&table) || marks.own(table).is_some())
+}
+
 /// Puts together what was found to be right. `None` only if a rule of a policy fails that the checks did not ask, which is then told
 /// without its place rather than not at all.
 fn config(reader: &mut Reader<'_>, draft: Draft, effective: Effective) -> Option<Config> {
-    let Draft { proxy, processes, upstreams, routes, .. } = draft;
+    let Draft { proxy, proxy_marks, clients, processes, upstreams, routes } = draft;
     let file = reader.source.file();
     let processes: Vec<Process> =
         processes.into_iter().map(|draft| topology::built(&file, &proxy, draft)).collect();
     let upstreams: Vec<Option<Upstream>> =
         upstreams.into_iter().map(|draft| built_upstream(reader, draft, &processes)).collect();
-    let routes: Vec<Option<Route>> = routes.into_iter().map(|draft| built_route(reader, draft)).collect();
+    let names: Vec<String> = upstreams.iter().flatten().map(|upstream| upstream.name.clone()).collect();
+    let routes: Vec<Option<Route>> =
+        routes.into_iter().map(|draft| built_route(reader, draft, &names)).collect();
     Some(Config {
         listen: proxy.listen,
         admin: proxy.admin,
@@ -483,6 +520,12 @@ fn config(reader: &mut Reader<'_>, draft: Draft, effective: Effective) -> Option
         workers: proxy.workers,
         log: proxy.log,
         limits: proxy.limits,
+        gate: overload::gate(reader, &(0..0), proxy.gating)?,
+        rate: overload::rate(reader, &(0..0), proxy.rating)?,
+        redis: proxy_marks.own("redis").is_some().then_some(proxy.redis),
+        pressure: valid(reader, &(0..0), proxy.pressure)?,
+        stale_memory: proxy.stale_memory,
+        clients: clients.into_iter().map(overload::built_client).collect(),
         zone: proxy.zone,
         region: proxy.region,
         data: proxy.data,
@@ -514,12 +557,19 @@ fn built_upstream(reader: &mut Reader<'_>, draft: UpstreamDraft, processes: &[Pr
         breaker: valid(reader, &header, policies.breaker)?,
         call: valid(reader, &header, policies.call)?,
         limit: valid(reader, &header, policies.limit)?,
+        queue: valid(reader, &header, policies.queue)?,
+        throttle: valid(reader, &header, policies.throttle)?,
         bulkhead: valid(reader, &header, policies.bulkhead)?,
     })
 }
 
-fn built_route(reader: &mut Reader<'_>, draft: RouteDraft) -> Option<Route> {
-    let RouteDraft { header, routing, policies, upstream, .. } = draft;
+fn built_route(reader: &mut Reader<'_>, draft: RouteDraft, upstreams: &[String]) -> Option<Route> {
+    let RouteDraft { header, routing, policies, marks, upstream } = draft;
+    let degrade = overload::degrade(&reader.source.file(), &routing, upstreams)?;
+    let fallback = degrade.iter().find_map(|degrade| match degrade {
+        Degrade::Static(fallback) => Some(fallback.clone()),
+        _ => None,
+    });
     Some(Route {
         name: routing.name,
         host: routing.host,
@@ -528,7 +578,14 @@ fn built_route(reader: &mut Reader<'_>, draft: RouteDraft) -> Option<Route> {
         upstream,
         call: valid(reader, &header, policies.call)?,
         repeatable: routing.repeatable,
-        fallback: policies.call.fallback.then_some(routing.fallback),
+        criticality: Some(routing.criticality).filter(|level| *level != Criticality::default()),
+        trust_criticality: routing.trust_criticality,
+        client_key: routing.client_key,
+        gate: overload::gate(reader, &header, routing.gating)?,
+        rate: overload::rate(reader, &header, routing.rating)?,
+        degrade,
+        flags: marks.own("flags").is_some().then_some(routing.flags),
+        fallback,
     })
 }
 
@@ -547,5 +604,7 @@ fn quoted(key: &str) -> String {
     if is_plain(key) { key.to_owned() } else { format!("{key:?}") }
 }
 
+/// The tables of a route that are in force only if they are there.
+const OPTIONAL: [&str; 6] = ["limit", "rate", "stale", "substitute", "fallback", "flags"];
 /// What a proxy without a file calls the service behind it.
 const COMMAND_LINE_UPSTREAM: &str = "app";

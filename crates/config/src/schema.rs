@@ -1,8 +1,8 @@
 //! The JSON Schema of a configuration, for editors: completion, help and squiggles while typing.
 
 use crate::settings::{
-    ADDRESSES, Addresses, OVERRIDES, POLICIES, PROXY, Policies, Proxy, ROUTING, Routing, SUPERVISED,
-    Supervised,
+    ADDRESSES, Addresses, CLIENT, Client, OVERRIDES, POLICIES, PROXY, Policies, Proxy, ROUTING, Routing,
+    SUPERVISED, Supervised,
 };
 use crate::table::{Field, Table};
 use crate::value::Value;
@@ -45,10 +45,18 @@ fn root() -> Value {
         ("type", Value::text("object")),
         ("additionalProperties", process),
     ]);
+    let client = object(CLIENT.doc, properties(&CLIENT, &Client::default()))
+        .with("required", Value::List(vec![Value::text("key"), Value::text("criticality")]));
+    let clients = Value::map([
+        ("description", Value::text(CLIENT.doc)),
+        ("type", Value::text("array")),
+        ("items", client),
+    ]);
     let mut tables = properties(&PROXY, &Proxy::default());
     tables.push(("defaults".to_owned(), object(POLICIES.doc, properties(&POLICIES, &Policies::default()))));
     tables.push(("upstream".to_owned(), upstreams));
     tables.push(("route".to_owned(), routes));
+    tables.push(("client".to_owned(), clients));
     tables.push(("process".to_owned(), processes));
     let head = Value::map([
         ("$schema", Value::text("http://json-schema.org/draft-07/schema#")),

@@ -3,6 +3,8 @@
 //! The structs hold what is read; the tables say how each setting is spelt, written and explained. A default is whatever the
 //! struct's `Default` holds, for the policies that of the core, where its reason stands.
 
+mod degrade;
+mod overload;
 mod process;
 mod topology;
 
@@ -11,18 +13,26 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use seaworthy_core::call::retry::Jitter;
-use seaworthy_core::gate::{breaker, bulkhead, health, limit, outlier};
-use seaworthy_core::{Mode, balance, call};
+use seaworthy_core::gate::{breaker, bulkhead, health, limit, outlier, pressure, queue, throttle};
+use seaworthy_core::{Criticality, Mode, balance, call};
 
 use crate::address::{Host, Prefix};
+use crate::degrade::{Flags, Kind, Stale};
 use crate::health::CheckKind;
+use crate::overload::Redis;
 use crate::shape::{
-    ADDRESS, COUNT, Count, DATA, FIELD_VALUE, Flag, HOST, ListOf, NAME, Number, OneOf, Or, PLACE, PREFIX,
-    Size, Sliding, SourceOf, TEXT, Time, TimeWithin, judged, within,
+    ADDRESS, COUNT, Count, DATA, FIELD_VALUE, Flag, HASH_ON, HOST, ListOf, NAME, Number, OneOf, Or, PLACE,
+    PREFIX, Size, Sliding, SourceOf, TEXT, Time, TimeWithin, judged, within,
 };
 use crate::sources::{Discovery, HashOn, Written};
 use crate::table::{Table, fields};
 
+use degrade::{DEGRADE, FALLBACK, FLAGS, Replacing, STALE, STALE_MEMORY, SUBSTITUTE};
+pub(crate) use overload::{CLIENT, Client, Gating, Rating};
+use overload::{
+    CRITICALITY, LISTENER_LIMIT, LISTENER_RATE, PRESSURE, REDIS, ROUTE_LIMIT, ROUTE_RATE, THROTTLE,
+    UPSTREAM_LIMIT,
+};
 pub(crate) use process::{SUPERVISED, Supervised};
 pub(crate) use topology::Question;
 use topology::{BALANCE, CHECK, DISCOVERY, OUTLIER};
@@ -40,6 +50,11 @@ pub(crate) struct Proxy {
     pub data: Option<PathBuf>,
     pub log: Log,
     pub limits: Limits,
+    pub gating: Gating,
+    pub rating: Rating,
+    pub redis: Redis,
+    pub pressure: pressure::Config,
+    pub stale_memory: u64,
 }
 
 impl Default for Proxy {
@@ -55,6 +70,11 @@ impl Default for Proxy {
             data: None,
             log: Log::default(),
             limits: Limits::default(),
+            gating: Gating::default(),
+            rating: Rating::default(),
+            redis: Redis::default(),
+            pressure: pressure::Config::default(),
+            stale_memory: 64 << 20,
         }
     }
 }
@@ -123,6 +143,11 @@ pub struct Limits {
     pub header_bytes: u64,
     /// The most header fields of a request.
     pub headers: u32,
+    /// The most bytes of a request's body, if there is a limit.
+    pub body_bytes: Option<u64>,
+    /// The fewest bytes a second that a body must bring, taken over [`body_progress_timeout`](Self::body_progress_timeout), in
+    /// either direction, if there is a limit.
+    pub body_least_rate: Option<u64>,
     /// The most bytes of a request's body that are kept for another attempt.
     pub body_replay_bytes: u64,
     /// The longest time from the first byte of a request's head to its last.
@@ -140,6 +165,8 @@ impl Default for Limits {
         Self {
             header_bytes: 64 * 1024,
             headers: 100,
+            body_bytes: None,
+            body_least_rate: None,
             body_replay_bytes: 64 * 1024,
             client_header_timeout: Duration::from_secs(10),
             client_idle: Duration::from_secs(60),
@@ -159,6 +186,8 @@ pub(crate) struct Policies {
     pub call: call::Config,
     pub breaker: breaker::Config,
     pub limit: limit::Config,
+    pub queue: queue::Config,
+    pub throttle: throttle::Config,
     pub region_limit: Option<u32>,
     pub bulkhead: bulkhead::Config,
     pub outlier: outlier::Config,
@@ -180,6 +209,8 @@ impl Default for Policies {
             call: call::Config::default(),
             breaker: breaker::Config::default(),
             limit: limit::Config::default(),
+            queue: queue::Config::default(),
+            throttle: throttle::Config::default(),
             region_limit: None,
             bulkhead: bulkhead::Config::default(),
             outlier: outlier::Config::default(),
@@ -220,7 +251,7 @@ pub(crate) struct Addresses {
 }
 
 /// What a route says itself. Its deadline and retries are [`Policies`].
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Routing {
     pub name: String,
     pub host: Host,
@@ -228,7 +259,39 @@ pub(crate) struct Routing {
     pub methods: Vec<&'static str>,
     pub upstream: String,
     pub repeatable: Repeatable,
+    pub criticality: Criticality,
+    pub trust_criticality: bool,
+    pub client_key: HashOn,
+    pub gating: Gating,
+    pub rating: Rating,
+    pub degrade: Vec<Kind>,
+    pub stale: Stale,
+    pub substitute: Replacing,
     pub fallback: Fallback,
+    pub flags: Flags,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            host: Host::default(),
+            path: Prefix::default(),
+            methods: Vec::new(),
+            upstream: String::new(),
+            repeatable: Repeatable::default(),
+            criticality: Criticality::default(),
+            trust_criticality: false,
+            client_key: HashOn::Source,
+            gating: Gating::default(),
+            rating: Rating::default(),
+            degrade: Vec::new(),
+            stale: Stale::default(),
+            substitute: Replacing::default(),
+            fallback: Fallback::default(),
+            flags: Flags::default(),
+        }
+    }
 }
 
 /// Which requests of a route may be sent more than once.
@@ -253,11 +316,19 @@ pub struct Fallback {
     pub content_type: String,
     /// The body.
     pub body: String,
+    /// The file that holds the body instead, if one does. Relative to the working folder; what the configuration wrote relative to
+    /// itself was made so. Nobody has looked whether it is there: it is read when the proxy starts.
+    pub file: Option<PathBuf>,
 }
 
 impl Default for Fallback {
     fn default() -> Self {
-        Self { status: 200, content_type: "text/plain; charset=utf-8".to_owned(), body: String::new() }
+        Self {
+            status: 200,
+            content_type: "text/plain; charset=utf-8".to_owned(),
+            body: String::new(),
+            file: None,
+        }
     }
 }
 
@@ -304,6 +375,10 @@ const DRAIN: TimeWithin = TimeWithin { least: Duration::ZERO, most: Duration::fr
 const HEADER_BYTES: Size = Size { least: 8 << 10, most: 1 << 20 };
 /// Up to 64 MiB; a body is kept once for each call in flight.
 const REPLAY_BYTES: Size = Size { least: 0, most: 64 << 20 };
+/// Nothing at all, to a tebibyte, which is no limit any more.
+const BODY_BYTES: Size = Size { least: 0, most: 1 << 40 };
+/// In a second.
+const BODY_RATE: Size = Size { least: 1, most: 1 << 30 };
 
 /// What stands at the top of the file, outside of upstreams and routes.
 pub(crate) static PROXY: Table<Proxy> = Table {
@@ -321,7 +396,7 @@ pub(crate) static PROXY: Table<Proxy> = Table {
             "The region that the proxy runs in. Instances of the same region are asked before those of others.";
         data: Or("off", DATA) => data, "The folder for what must outlive the process, as an absolute path.";
     }),
-    tables: &[&LOG, &LIMITS],
+    tables: &[&LOG, &LIMITS, &LISTENER_LIMIT, &LISTENER_RATE, &REDIS, &PRESSURE, &STALE_STORE],
 };
 
 static LOG: Table<Proxy> = Table {
@@ -344,6 +419,9 @@ static LIMITS: Table<Proxy> = Table {
         headers: within(1, 10_000) => limits.headers, "The most header fields of a request, as Envoy and hyper take.";
         body_replay_bytes: REPLAY_BYTES => limits.body_replay_bytes,
             "The most bytes of a request's body that are kept for another attempt; what is larger is sent on, and not repeated. Linkerd keeps 64 KiB.";
+        body_bytes: Or("off", BODY_BYTES) => limits.body_bytes, "The most bytes of a request's body; more is answered with 413.";
+        body_least_rate: Or("off", BODY_RATE) => limits.body_least_rate,
+            "The fewest bytes that a body must bring in each second, taken over `body_progress_timeout`; what is slower is cut off. Leave it off where streams rest.";
         client_header_timeout: PATIENCE => limits.client_header_timeout,
             "The longest time from the first byte of a request's head to its last. Stops clients that trickle.";
         client_idle: PATIENCE => limits.client_idle, "How long a client's connection may stay without a request.";
@@ -382,7 +460,17 @@ pub(crate) static POLICIES: Table<Policies> = Table {
             "The longest time for a whole call, all attempts and waits included, where the caller brings no shorter one.";
     }),
     tables: &[
-        &TIMEOUT, &BREAKER, &RETRY, &BUDGET, &HEDGE, &LIMIT, &BULKHEAD, &BALANCE, &CHECK, &OUTLIER,
+        &TIMEOUT,
+        &BREAKER,
+        &RETRY,
+        &BUDGET,
+        &HEDGE,
+        &UPSTREAM_LIMIT,
+        &THROTTLE,
+        &BULKHEAD,
+        &BALANCE,
+        &CHECK,
+        &OUTLIER,
         &DISCOVERY,
     ],
 };
@@ -480,14 +568,11 @@ static HEDGE_BUDGET: Table<Policies> = Table {
     tables: &[],
 };
 
-static LIMIT: Table<Policies> = Table {
-    name: "limit",
-    doc: "How many calls an upstream takes at a time; more are refused at once.",
-    fields: fields!(Policies {
-        mode: MODE => limit.mode, MODE_DOC;
-        max_in_flight: COUNT => limit.max_in_flight, "The most calls in flight, waiting ones included.";
-        per_region: Or("off", REGION_LIMIT) => region_limit,
-            "The most attempts in flight in one region of it, so that the loss of one does not drown the next. In force where `mode` is `enforce`.";
+static STALE_STORE: Table<Proxy> = Table {
+    name: "stale",
+    doc: "The store of answers that `[route.stale]` uses.",
+    fields: fields!(Proxy {
+        memory: STALE_MEMORY => stale_memory, "The most memory of all of them together; the longest unused leave first.";
     }),
     tables: &[],
 };
@@ -518,19 +603,15 @@ pub(crate) static ROUTING: Table<Routing> = Table {
         upstream: TEXT => upstream, "The name of the upstream that answers. Can be left out if there is only one.";
         repeatable: REPEATABLE => repeatable,
             "Which requests may be sent more than once: idempotent methods and those with an `Idempotency-Key` (`auto`), all, or none.";
+        criticality: CRITICALITY => criticality,
+            "How much its calls matter when not all can be served. A client may say less with `x-seaworthy-criticality`.";
+        trust_criticality: Flag => trust_criticality, "Whether a client may also say more.";
+        client_key: HASH_ON => client_key,
+            "What tells clients apart, for fair turns, rates and `[[client]]`: `source` (the client's address), `header:NAME`, `cookie:NAME`, or `none`. A header is worth as much as whoever sets it.";
+        degrade: DEGRADE => degrade,
+            "What answers calls that would otherwise fail, in this order. The tables `stale`, `substitute` (`upstream`) and `fallback` (`static`), as far as they are there, if left out.";
     }),
-    tables: &[&FALLBACK],
-};
-
-static FALLBACK: Table<Routing> = Table {
-    name: "fallback",
-    doc: "A static answer for calls that would otherwise fail. It is marked as degraded.",
-    fields: fields!(Routing {
-        status: STATUS => fallback.status, "The status code.";
-        content_type: FIELD_VALUE => fallback.content_type, "The `Content-Type`.";
-        body: TEXT => fallback.body, "The body.";
-    }),
-    tables: &[],
+    tables: &[&ROUTE_LIMIT, &ROUTE_RATE, &STALE, &SUBSTITUTE, &FALLBACK, &FLAGS],
 };
 
 /// What a route can change of its upstream's policies.

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
+use crate::sources::is_plain;
+
 /// The value of a setting. Shows itself as it is written in TOML; serialises as plain JSON with its keys in order.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
@@ -13,6 +15,8 @@ pub enum Value {
     Flag(bool),
     /// A whole number.
     Whole(u64),
+    /// A whole number below zero.
+    Signed(i64),
     /// Any number.
     Number(f64),
     /// A text; durations, sizes, names and addresses are texts.
@@ -56,6 +60,7 @@ impl fmt::Display for Value {
         match self {
             Self::Flag(flag) => write!(f, "{flag}"),
             Self::Whole(whole) => write!(f, "{whole}"),
+            Self::Signed(number) => write!(f, "{number}"),
             Self::Number(number) => write!(f, "{number:?}"),
             Self::Text(text) => write!(f, "{text:?}"),
             Self::List(list) => {
@@ -66,7 +71,10 @@ impl fmt::Display for Value {
             Self::Map(entries) if entries.is_empty() => f.write_str("{}"),
             Self::Map(entries) => {
                 f.write_str("{ ")?;
-                separated(f, entries, |f, (key, value)| write!(f, "{key} = {value}"))?;
+                separated(f, entries, |f, (key, value)| {
+                    let key = if is_plain(key) { key.clone() } else { format!("{key:?}") };
+                    write!(f, "{key} = {value}")
+                })?;
                 f.write_str(" }")
             }
         }
@@ -92,6 +100,7 @@ impl Serialize for Value {
         match self {
             Self::Flag(flag) => serializer.serialize_bool(*flag),
             Self::Whole(whole) => serializer.serialize_u64(*whole),
+            Self::Signed(number) => serializer.serialize_i64(*number),
             Self::Number(number) => serializer.serialize_f64(*number),
             Self::Text(text) => serializer.serialize_str(text),
             Self::List(list) => {

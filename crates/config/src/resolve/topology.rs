@@ -229,7 +229,7 @@ pub(super) fn check(
 }
 
 /// `path` as seen from where `file` is.
-fn beside(file: &str, path: &Path) -> PathBuf {
+pub(super) fn beside(file: &str, path: &Path) -> PathBuf {
     Path::new(file).parent().map_or_else(|| path.to_owned(), |folder| folder.join(path))
 }
 

@@ -1,11 +1,13 @@
 use seaworthy_core::call::{budget, hedge, retry, timeout};
+use seaworthy_core::gate::rate;
 
 use super::*;
 
 /// Does not compile once the core has a field that is not listed here, and then it wants a line in a table above too.
 #[test]
 fn every_field_of_the_core_has_a_setting() {
-    let Policies { call, breaker, limit, bulkhead, outlier, balance, timing, .. } = Policies::default();
+    let Policies { call, breaker, limit, queue, throttle, bulkhead, outlier, balance, timing, .. } =
+        Policies::default();
     let call::Config { deadline: _, timeout, retry, budget, hedge, fallback: _ } = call;
     let timeout::Config {
         mode: _,
@@ -47,6 +49,19 @@ fn every_field_of_the_core_has_a_setting() {
         slow_after: _,
         baseline_window: _,
     } = limit;
+    let queue::Config { mode: _, size: _, max_wait: _, overload_after: _ } = queue;
+    let throttle::Config { mode: _, window: _, multiplier: _, most: _, probes_per_second: _ } = throttle;
+    let Proxy { pressure, rating, .. } = Proxy::default();
+    let pressure::Config {
+        mode: _,
+        cpu: _,
+        cpu_stall: _,
+        memory: _,
+        memory_stall: _,
+        descriptors: _,
+        floor: _,
+    } = pressure;
+    let rate::Config { mode: _, calls: _, per: _, burst: _, keys: _ } = rating.rate;
     let bulkhead::Config { mode: _, concurrency: _, queue: _, max_wait: _ } = bulkhead;
     let outlier::Config {
         mode: _,
@@ -68,12 +83,20 @@ fn every_field_of_the_core_has_a_setting() {
     } = balance;
     let health::Config { interval: _, unsure_interval: _, jitter: _, timeout: _, up: _, down: _ } = timing;
     let fields: Vec<usize> = POLICIES.tables.iter().map(|table| table.fields.len()).collect();
-    let names = "timeout, breaker, retry, budget, hedge, limit, bulkhead, balance, check, outlier, discovery";
-    assert_eq!(fields, [9, 15, 6, 3, 4, 3, 4, 7, 14, 8, 4], "{names}");
+    let names = "timeout, breaker, retry, budget, hedge, limit, throttle, bulkhead, balance, check, outlier, discovery";
+    assert_eq!(fields, [9, 15, 6, 3, 4, 8, 5, 4, 7, 14, 8, 4], "{names}");
 }
 
 /// For each setting one that it takes and that is not its default.
-const VALUES: [&str; 25] = [
+const VALUES: [&str; 33] = [
+    "\"2MiB\"",
+    "\"sheddable\"",
+    "\"aimd\"",
+    "\"redis\"",
+    "\"refuse\"",
+    "\"all\"",
+    "[\"static\"]",
+    "\"redis://seven\"",
     "7",
     "207",
     "0.77",
@@ -107,6 +130,7 @@ fn every_setting_lives_in_a_place_of_its_own() {
     lives_alone(&POLICIES);
     lives_alone(&SUPERVISED);
     lives_alone(&ROUTING);
+    lives_alone(&CLIENT);
 }
 
 /// Reading any value but its own into one setting leaves all others as they were.

@@ -455,7 +455,7 @@ fn variable(text: &str) -> Result<String, (String, &'static str)> {
 }
 
 /// A name of a field or a cookie (RFC 9110, section 5.6.2; RFC 6265, section 4.1.1).
-fn is_token(name: &str) -> bool {
+pub(super) fn is_token(name: &str) -> bool {
     let mark = |b: u8| b"!#$%&'*+-.^_`|~".contains(&b);
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || mark(b))
 }
