@@ -26,6 +26,8 @@ mod docs;
 mod drive;
 mod error;
 mod event;
+#[cfg(feature = "flags-store")]
+pub mod flags;
 #[cfg(feature = "health")]
 pub mod health;
 pub mod keyed;
