@@ -6,17 +6,19 @@
 //! A Redis that can't be asked is not the caller's fault, so what happens then is the operator's choice ([`WhenDown`]). The
 //! proxy's own quota is kept by what is decided here alone: while Redis answers it is not touched, so a key has all of its
 //! burst when Redis fails.
+//!
+//! Proxies that share a rate must know a client by the same number: its hash can't be seeded by process.
 
 mod store;
 #[cfg(test)]
 mod tests;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use seaworthy::clock;
-use seaworthy_core::gate::rate::{self, Decision, Quota, Rate, exceeded};
+use seaworthy::shared::Rate;
+use seaworthy_core::gate::rate::{self, Decision, Quota, exceeded};
 use seaworthy_core::{Instant, Mode, Policy, Reason, Rejection, Valid};
 
 pub(crate) use store::{Remote, Store};
@@ -51,7 +53,7 @@ pub(crate) struct Meter {
     shared: Option<WhenDown>,
     mode: AtomicU8,
     /// What this proxy counts by itself. Always in force: the mode is what this meter makes of it.
-    own: Mutex<Rate>,
+    own: Rate,
     asked: AtomicU64,
     refused: AtomicU64,
     down: AtomicU64,
@@ -79,7 +81,7 @@ impl Meter {
             quota: Quota::new(&settings.rate),
             shared: settings.shared,
             mode: AtomicU8::new(settings.rate.mode as u8),
-            own: Mutex::new(Rate::new(own)),
+            own: Rate::new(own),
             asked: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             down: AtomicU64::new(0),
@@ -144,22 +146,17 @@ impl Meter {
 
     /// What this proxy counts by itself.
     pub(crate) fn own(&self, now: Instant) -> rate::Snapshot {
-        self.lock().snapshot(now)
+        self.own.snapshot(now)
     }
 
     fn alone(&self, now: Instant, key: u64) -> Result<Option<Rejection>, Rejection> {
-        let admitted = self.lock().admit(now, key);
+        let admitted = self.own.admit(now, key);
         admitted.or_else(|rejection| self.refuse(rejection))
     }
 
     fn refuse(&self, rejection: Rejection) -> Result<Option<Rejection>, Rejection> {
         self.refused.fetch_add(1, Ordering::Relaxed);
         if self.mode() == Mode::Enforce { Err(rejection) } else { Ok(Some(rejection)) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Rate> {
-        // A thread that panicked in between has left at worst one key's number behind.
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
