@@ -16,7 +16,9 @@
 //! ```
 //! is not sent (Google, "Site Reliability Engineering", 2016, chapter 21). While the upstream accepts at least one in `multiplier`,
 //! everything is sent; while it accepts nothing, next to nothing is. What is still sent is what finds out that it has recovered,
-//! so a floor of it always is. The window is short, where Google's is two minutes, so that recovery takes seconds.
+//! so a floor of it always is. The window is short, where Google's is two minutes, so that recovery takes seconds. And once nothing was
+//! refused in the latest three tenths of it, these alone decide, with a multiplier of two at least: what is sent then doubles in less
+//! than half a second, and all of it is sent again in three, also if the multiplier is near one.
 //!
 //! The share is taken from the least critical calls first. Which of several alike calls are not sent is no matter of chance: the share
 //! adds up from call to call, and whenever it makes a whole call, that call is not sent.
@@ -25,6 +27,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::stats::log::ln;
 use crate::stats::slices::Slices;
 use crate::valid::fault;
 use crate::{Criticality, Fault, Instant, Mode, Outcome, Policy, Pushback, Reason, Rejection, Rules, Valid};
@@ -34,7 +37,7 @@ use crate::{Criticality, Fault, Instant, Mode, Outcome, Policy, Pushback, Reason
 pub struct Config {
     /// Whether it refuses, only tells what it would refuse, or is not there.
     pub mode: Mode,
-    /// How far back it looks. Three seconds: what is sent doubles about once in a window when the upstream has recovered.
+    /// How far back it looks. Three seconds, of which the latest part decides once nothing is refused any more.
     pub window: Duration,
     /// How many times what the upstream accepts is sent. Two, as at Google: half of what arrives is refused there at worst.
     pub multiplier: f64,
@@ -103,6 +106,29 @@ pub struct Counts {
     pub throttled: u32,
 }
 
+impl Counts {
+    fn sum(levels: &[Self; LEVELS]) -> Self {
+        let mut sum = Self::default();
+        levels.iter().for_each(|counts| sum.merge(counts));
+        sum
+    }
+
+    fn merge(&mut self, more: &Self) {
+        self.accepted = self.accepted.saturating_add(more.accepted);
+        self.refused = self.refused.saturating_add(more.refused);
+        self.throttled = self.throttled.saturating_add(more.throttled);
+    }
+
+    fn requests(&self) -> f64 {
+        f64::from(self.accepted) + f64::from(self.refused) + f64::from(self.throttled)
+    }
+
+    /// Google's formula; below 0 while nothing has to be throttled.
+    fn excess(&self, multiplier: f64) -> f64 {
+        (self.requests() - multiplier * f64::from(self.accepted)) / (self.requests() + 1.0)
+    }
+}
+
 /// How many calls went how since the last time, by [`Criticality::rank`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Batch {
@@ -130,9 +156,7 @@ impl Batch {
     /// Adds another.
     pub fn merge(&mut self, other: &Self) {
         for (counts, more) in self.counts.iter_mut().zip(&other.counts) {
-            counts.accepted = counts.accepted.saturating_add(more.accepted);
-            counts.refused = counts.refused.saturating_add(more.refused);
-            counts.throttled = counts.throttled.saturating_add(more.throttled);
+            counts.merge(more);
         }
         self.told_until = self.told_until.max(other.told_until);
     }
@@ -277,10 +301,9 @@ impl Throttle {
         }
         self.judged = now;
         let window = self.window(now);
-        let requests = window.map(|c| f64::from(c.accepted) + f64::from(c.refused) + f64::from(c.throttled));
-        let accepts: f64 = window.iter().map(|c| f64::from(c.accepted)).sum();
+        let requests = window.map(|counts| counts.requests());
         let all: f64 = requests.iter().sum();
-        let share = ((all - self.config.multiplier * accepts) / (all + 1.0)).clamp(0.0, self.config.most);
+        let share = self.share(&Counts::sum(&window), &self.latest(now));
         let probes = self.config.probes_per_second * self.config.window.as_secs_f64();
         let mut left = (share * all).min(all - probes).max(0.0);
         for level in (0..LEVELS).rev() {
@@ -292,11 +315,38 @@ impl Throttle {
             self.owed = [0.0; LEVELS];
         }
     }
+
+    /// The share of all calls that is not to be sent.
+    fn share(&self, window: &Counts, latest: &Counts) -> f64 {
+        let Config { multiplier, most, .. } = *self.config;
+        let share = window.excess(multiplier);
+        // If it still had too much to do, one in so many would be refused of what the multiplier lets through; are they enough for
+        // that to have shown?
+        let shows = f64::from(latest.accepted) * ln(multiplier) >= CERTAIN;
+        let recovers = latest.refused == 0 && shows;
+        let share = if recovers { share.min(latest.excess(multiplier.max(RECOVERY))) } else { share };
+        share.clamp(0.0, most)
+    }
+
+    /// What the last part of the window holds.
+    fn latest(&self, now: Instant) -> Counts {
+        let mut sum = Counts::default();
+        for (_, place) in self.clock.latest(now).filter(|(age, _)| *age < LATEST) {
+            sum.merge(&Counts::sum(&self.seen[place]));
+        }
+        sum
+    }
 }
 
 const LEVELS: usize = Criticality::ALL.len();
 /// The window forgets in steps of a tenth.
 const SLICES: usize = 10;
+/// The two slices before the one that is being filled, and that: six to nine tenths of a second of the default window.
+const LATEST: usize = 3;
+/// What the multiplier lets through and was accepted every time is chance once in 32 (ln 32).
+const CERTAIN: f64 = 3.47;
+/// While nothing is refused any more, what is sent may double, as in TCP's slow start.
+const RECOVERY: f64 = 2.0;
 /// Often beside the window, rarely beside calls.
 const JUDGE_EVERY: Duration = Duration::from_millis(100);
 /// An upstream that asks for more is not believed: it may be mistaken about when it is well.
