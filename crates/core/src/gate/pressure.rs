@@ -218,6 +218,8 @@ const CLEARLY: f64 = 0.95;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NOW: Instant = Instant::from_millis(1);
@@ -237,9 +239,9 @@ mod tests {
         let fell = pressure.feel(NOW, &memory(0.96)).unwrap();
         assert_eq!((fell.from, fell.to, fell.cause), (1.0, 0.9, Some(Cause::Memory)));
         assert_eq!(pressure.feel(NOW, &memory(0.93)), None, "not clearly below");
-        (0..100).for_each(|_| drop(pressure.feel(NOW, &memory(1.0))));
+        (0..100).for_each(|_| _ = pressure.feel(NOW, &memory(1.0)));
         assert_eq!(pressure.share(), 0.1, "never below the floor");
-        (0..18).for_each(|_| drop(pressure.feel(NOW, &memory(0.5))));
+        (0..18).for_each(|_| _ = pressure.feel(NOW, &memory(0.5)));
         assert!((pressure.share() - 1.0).abs() < 1e-9);
     }
 
@@ -264,6 +266,38 @@ mod tests {
         for bad in [0.0, -1.0, 1.5, f64::NAN] {
             assert!(Valid::new(Config { memory: Some(bad), ..Config::default() }).is_err(), "{bad}");
             assert!(Valid::new(Config { floor: bad, ..Config::default() }).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_waited_for_is_the_cause_named_first() {
+        let mut pressure = pressure(Mode::Enforce);
+        let all = Reading {
+            cpu_stall: Some(1.0),
+            memory: Some(1.0),
+            memory_stall: Some(1.0),
+            ..Reading::default()
+        };
+        assert_eq!(pressure.feel(NOW, &all).unwrap().cause, Some(Cause::Memory));
+        let stalls = Reading { memory: Some(0.1), ..all };
+        assert_eq!(pressure.feel(NOW, &stalls).unwrap().cause, Some(Cause::MemoryStall));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_read_the_share_stays_between_floor_and_all(
+            floor in 0.01..1.0,
+            readings in prop::collection::vec((any::<Option<f64>>(), prop::option::of(0.0..1.2)), 1..100),
+        ) {
+            let config = Config { floor, ..Config::default() };
+            let mut pressure = Pressure::new(Valid::new(config).unwrap());
+            for (memory, cpu_stall) in readings {
+                let before = pressure.share();
+                let change = pressure.feel(NOW, &Reading { memory, cpu_stall, ..Reading::default() });
+                prop_assert!((floor..=1.0).contains(&pressure.share()));
+                prop_assert_eq!(change.is_some(), pressure.share() != before);
+                prop_assert_eq!(change.is_some_and(|change| change.cause.is_some()), pressure.share() < before);
+            }
         }
     }
 }
