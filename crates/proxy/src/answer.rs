@@ -47,6 +47,7 @@ impl<'a> Problem<'a> {
         let status = match rejection.reason {
             Reason::DeadlinePassed | Reason::DeadlineTooShort => StatusCode::GATEWAY_TIMEOUT,
             _ if rejection.policy == Policy::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Reason::RateExceeded => StatusCode::TOO_MANY_REQUESTS,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self { status, detail: text, retry_after: rejection.retry_after }
@@ -105,14 +106,14 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// The answer in place of one from the upstream, marked as what it is.
-pub(crate) fn fallback(fallback: &Fallback) -> Response<Download> {
-    let mut response = Response::new(Download::own(Bytes::copy_from_slice(fallback.body.as_bytes())));
-    *response.status_mut() = StatusCode::from_u16(fallback.status).unwrap_or(StatusCode::OK);
-    if let Ok(kind) = HeaderValue::from_str(&fallback.content_type) {
+/// The route's own answer.
+pub(crate) fn fixed(answer: &Fallback) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::copy_from_slice(answer.body.as_bytes()));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    if let Ok(kind) = HeaderValue::from_str(&answer.content_type) {
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
     }
-    response.headers_mut().insert(names::DEGRADED, HeaderValue::from_static("fallback"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

@@ -1,32 +1,29 @@
-//! One call, from its head to the answer's head: what the call machine decides, done with sockets.
+//! One call, from its head to the answer's head: what the policies decide, done with sockets.
 
-use std::borrow::Cow;
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use seaworthy::classify::Http;
-use seaworthy_config::{HashOn, Repeatable};
-use seaworthy_core::call::fallback::covers;
-use seaworthy_core::call::{Call, Finish, Repeat, Start};
-use seaworthy_core::{Failure, Outcome, What, Why};
+use seaworthy_config::Repeatable;
+use seaworthy_core::call::{Call, Repeat, Start};
+use seaworthy_core::gate::queue::Asking;
+use seaworthy_core::{Instant, Outcome, Rejection, What, Why};
 
-use crate::answer::{Problem, fallback, tell_why};
-use crate::attempt::Answer;
+use crate::answer::Problem;
 use crate::choice::Wish;
-use crate::client::{Client, Far};
+use crate::client::Client;
 use crate::download::Download;
 use crate::driver::{Driver, Ending};
-use crate::head::{Asked, Refusal, clean_answer};
-use crate::keeper::hash;
+use crate::entrance::Way;
+use crate::head::{Asked, Refusal};
+use crate::instead::Instead;
 use crate::ledger::{About, Ledger};
-use crate::names;
+use crate::manner::Manner;
 use crate::outgoing::Outgoing;
+use crate::standing;
 use crate::tape::Tape;
 use crate::task::HasClock;
 use crate::worker::Worker;
@@ -36,28 +33,43 @@ pub(crate) async fn serve(
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<Download>, Infallible> {
-    let mut running = match begin(client, request) {
-        Ok(running) => running,
+    let mut arrived = match begin(client, request) {
+        Ok(arrived) => arrived,
         Err(response) => return Ok(*response),
     };
-    let mut ending = Some(running.driver.run().await);
-    let answered = poll_fn(|cx| match ending.take() {
-        Some(ending) => Poll::Ready(running.finish(ending, cx)),
-        None => Poll::Pending,
-    });
-    Ok(answered.await)
+    if let Err(rejection) = arrived.enter().await {
+        return Ok(arrived.refused(rejection).await);
+    }
+    let mut running = arrived.start();
+    let ending = running.driver.run().await;
+    Ok(running.finish(ending).await)
 }
 
-/// A call whose request was accepted.
+/// A call whose route is known.
+struct Arrived {
+    ledger: Box<Ledger>,
+    asked: Asked,
+    way: Way,
+    asking: Asking,
+    body: Incoming,
+    why: Why,
+}
+
+/// A call on its way.
 struct Running {
+    ledger: Box<Ledger>,
+    way: Way,
+    asking: Asking,
+    /// How long the caller waits, if it said so.
+    patience: Option<Duration>,
     driver: Driver,
-    /// Taken when the call ends.
-    ledger: Option<Box<Ledger>>,
     manner: Manner,
+    /// What was decided before it was on its way.
+    why: Why,
 }
 
 /// Reads the request and finds where it goes, or answers it at once.
-fn begin(client: Rc<Client>, request: Request<Incoming>) -> Result<Running, Box<Response<Download>>> {
+fn begin(client: Rc<Client>, request: Request<Incoming>) -> Result<Arrived, Box<Response<Download>>> {
     let mut ledger = Ledger::new(client.clone());
     let (parts, body) = request.into_parts();
     let version = parts.version;
@@ -82,8 +94,14 @@ fn begin(client: Rc<Client>, request: Request<Incoming>) -> Result<Running, Box<
             Refusal { status: StatusCode::NOT_FOUND, detail: "no route takes this host, path and method" };
         return Err(Box::new(refuse(ledger, refusal, &asked.id, asked.grpc)));
     };
-    ledger.route = Some(route);
-    start(home, ledger, asked, route, body)
+    let way = Way { listener: client.listener, route, upstream: home.site.config.routes[route].upstream };
+    ledger.way = Some(way);
+    let asking = Asking {
+        criticality: standing::criticality(home, route, &asked, client.peer),
+        client: standing::client(home, route, &asked, client.peer),
+        deadline: latest_start(home, way, deadline(home, &ledger, route, &asked)),
+    };
+    Ok(Arrived { ledger, asked, way, asking, body, why: Why::new() })
 }
 
 fn refuse(mut ledger: Box<Ledger>, refusal: Refusal, id: &HeaderValue, grpc: bool) -> Response<Download> {
@@ -93,87 +111,110 @@ fn refuse(mut ledger: Box<Ledger>, refusal: Refusal, id: &HeaderValue, grpc: boo
     response
 }
 
-/// Starts the call, if the upstream's limit admits it.
-fn start(
-    home: &Rc<Worker>,
-    mut ledger: Box<Ledger>,
-    asked: Asked,
-    route: usize,
-    body: Incoming,
-) -> Result<Running, Box<Response<Download>>> {
-    let upstream = home.site.config.routes[route].upstream;
-    let now = home.clock().now();
-    let manner =
-        Manner { id: asked.id.clone(), grpc: asked.grpc, wants_why: asked.wants_why, upgrade: asked.upgrade };
-    match home.service(upstream).limit.admit(now) {
-        Ok(permit) => ledger.permit = Some(permit),
-        Err(rejection) => {
-            let mut why = Why::new();
-            why.note(Duration::ZERO, 0, What::Rejected(rejection));
-            // The call machine was not asked, but the fallback answers for this refusal as for its own.
-            let covered = covers(&Finish::Rejected(rejection));
-            let ending = if covered && home.site.config.routes[route].fallback.is_some() {
-                why.note(Duration::ZERO, 0, What::FellBack);
-                Ending::Fallback
-            } else {
-                Ending::Rejected(rejection)
-            };
-            return Err(Box::new(manner.conclude(ledger, &ending, why)));
+/// When the call is over for its caller, however far it has come.
+fn deadline(home: &Worker, ledger: &Ledger, route: usize, asked: &Asked) -> Option<Instant> {
+    let own = home.site.config.routes[route].call.deadline;
+    let most = own.into_iter().chain(asked.patience).min()?;
+    Some(ledger.started.plus(most))
+}
+
+/// When it is too late to begin: what takes as long as calls typically do would end after its deadline.
+fn latest_start(home: &Worker, way: Way, deadline: Option<Instant>) -> Option<Instant> {
+    let commons = &home.service(way.upstream).commons;
+    let typical = commons.learned(home.clock().now()).typical.unwrap_or_default();
+    deadline.map(|deadline| deadline.minus(typical))
+}
+
+impl Arrived {
+    /// Waits until the rates and every door have let the call in.
+    async fn enter(&mut self) -> Result<(), Rejection> {
+        let home = self.ledger.client.home.clone();
+        let site = &home.site;
+        for meter in site.meter.iter().chain(&site.routes[self.way.route].meter) {
+            let now = home.clock().now();
+            if let Some(shadow) = meter.admit(home.remote.as_ref(), now, self.asking.client).await? {
+                self.why.note(now.since(self.ledger.started), 0, What::WouldReject(shadow));
+            }
         }
+        self.ledger.pass.enter(&home, self.way, self.asking, &mut self.why).await
     }
-    let repeat = repeat(home, route, &asked);
-    let start = Start {
-        deadline: asked.patience.map(|patience| now.plus(patience)),
-        repeat,
-        seed: home.ids.borrow_mut().draw(),
-    };
-    let commons = &home.service(upstream).commons;
-    let call = Call::start(home.plan(route), now, start, &mut { commons });
-    let tape = (!body.is_end_stream()).then(|| {
-        let most =
+
+    /// The answer to a call that a door refused.
+    async fn refused(mut self, rejection: Rejection) -> Response<Download> {
+        let home = self.ledger.client.home.clone();
+        self.why.note(home.clock().now().since(self.ledger.started), 0, What::Rejected(rejection));
+        let manner = Manner::of(&self.asked);
+        if home.site.config.routes[self.way.route].degrade.is_empty() {
+            return manner.conclude(self.ledger, &Ending::Rejected(rejection), self.why);
+        }
+        let patience = self.asked.patience;
+        // What nobody has begun to read can be sent to another upstream.
+        let tape = tape(&home, self.body, home.site.config.limits.body_replay_bytes as usize);
+        let outgoing = Outgoing::new(&home, self.way.upstream, self.asked, self.asking.criticality);
+        let Self { ledger, way, asking, why, .. } = self;
+        let instead = Instead {
+            ledger,
+            manner,
+            why,
+            way,
+            asking,
+            outgoing,
+            tape,
+            patience,
+            rejection: Some(rejection),
+        };
+        Box::pin(instead.answer()).await
+    }
+
+    /// Starts the call.
+    fn start(self) -> Running {
+        let Self { ledger, asked, way, asking, body, why } = self;
+        let home = &ledger.client.home;
+        let (now, upstream) = (home.clock().now(), way.upstream);
+        let manner = Manner::of(&asked);
+        let repeat = repeat(home, way.route, &asked);
+        let patience = asked.patience;
+        let deadline = deadline(home, &ledger, way.route, &asked);
+        let start = Start { deadline, repeat, seed: home.ids.borrow_mut().draw() };
+        let commons = &home.service(upstream).commons;
+        let call = Call::start(home.plan(way.route), now, start, &mut { commons });
+        let kept =
             if repeat == Repeat::Never { 0 } else { home.site.config.limits.body_replay_bytes as usize };
-        Tape::new(home.clone(), body, most)
-    });
-    let key = key(home, upstream, &asked, ledger.client.peer);
-    let outgoing = Outgoing::new(home, upstream, asked);
-    let wish = Wish::new(key, repeat != Repeat::Never);
-    let driver = Driver::new(home.clone(), upstream, call, outgoing, tape, wish);
-    Ok(Running { driver, ledger: Some(ledger), manner })
+        let tape = tape(home, body, kept);
+        let key = standing::together(home, upstream, &asked, ledger.client.peer);
+        let wish = Wish::new(key, repeat != Repeat::Never, asking.criticality);
+        let outgoing = Outgoing::new(home, upstream, asked, asking.criticality);
+        let driver = Driver::new(home.clone(), upstream, call, outgoing, tape, wish);
+        Running { ledger, way, asking, patience, driver, manner, why }
+    }
+}
+
+fn tape(home: &Rc<Worker>, body: Incoming, kept: usize) -> Option<Rc<Tape>> {
+    (!body.is_end_stream()).then(|| Tape::new(home.clone(), body, kept))
 }
 
 impl Running {
     /// The answer to the client.
-    fn finish(&mut self, ending: Ending, cx: &mut Context<'_>) -> Response<Download> {
-        let Some(mut ledger) = self.ledger.take() else { unreachable!("a call ends once") };
-        ledger.attempts = self.driver.attempts();
-        let why = self.driver.why();
-        let (answer, leg) = match ending {
-            Ending::Answer(answer, leg) if answer.tunnel.is_none() || self.manner.upgrade => (answer, leg),
-            Ending::Answer(..) => {
-                // Nobody asked for an upgrade.
-                let ending = Ending::Failed(Outcome::failed(Failure::Broken));
-                return self.manner.conclude(ledger, &ending, why);
+    async fn finish(self, ending: Ending) -> Response<Download> {
+        let Self { mut ledger, way, asking, patience, driver, manner, mut why } = self;
+        ledger.attempts = driver.attempts();
+        why.extend(driver.why());
+        match ending {
+            Ending::Answer(answer, leg) if manner.takes(&answer) => {
+                if leg.outcome == Outcome::Success {
+                    ledger.client.home.site.routes[way.route].degraded.over();
+                }
+                manner.forwarded(ledger, answer, leg, why).await
             }
-            other => return self.manner.conclude(ledger, &other, why),
-        };
-        let Answer { mut parts, body, link, tunnel } = *answer;
-        ledger.head = Some(ledger.client.home.clock().now());
-        ledger.status = Some(parts.status);
-        ledger.leg = Some(leg);
-        clean_answer(&mut parts.headers, tunnel.is_some());
-        // What the upstream speaks is between it and us.
-        parts.version = Version::HTTP_11;
-        parts.headers.entry(names::REQUEST_ID).or_insert(self.manner.id.clone());
-        if self.manner.wants_why {
-            tell_why(&mut parts.headers, &why);
+            Ending::Fallback => {
+                ledger.outcome = driver.last;
+                let (outgoing, tape) = driver.spare();
+                let instead =
+                    Instead { ledger, manner, why, way, asking, outgoing, tape, patience, rejection: None };
+                Box::pin(instead.answer()).await
+            }
+            other => manner.conclude(ledger, &other, why),
         }
-        ledger.why = why;
-        if let Some((stream, seen)) = tunnel {
-            let client = ledger.client.clone();
-            client.tunnel.set(Some(Far { stream, seen, guard: ledger }));
-            return Response::from_parts(parts, Download::own(bytes::Bytes::new()));
-        }
-        Response::from_parts(parts, Download::stream(body, link, ledger, self.manner.grpc, cx))
     }
 }
 
@@ -187,66 +228,5 @@ fn repeat(home: &Worker, route: usize, asked: &Asked) -> Repeat {
         Repeatable::Auto => Http::request(&asked.method, &asked.headers),
         Repeatable::Always => Repeat::Safe,
         Repeatable::Never => Repeat::Never,
-    }
-}
-
-/// What the request has in common with those that are to go to the same endpoint.
-fn key(home: &Worker, upstream: usize, asked: &Asked, peer: SocketAddr) -> Option<u64> {
-    let bytes: Cow<'_, [u8]> = match &home.site.config.upstreams[upstream].hash_on {
-        HashOn::None => return None,
-        HashOn::Header(name) => asked.headers.get(name)?.as_bytes().into(),
-        HashOn::Cookie(name) => cookie(&asked.headers, name)?.into(),
-        HashOn::Source => peer.ip().to_string().into_bytes().into(),
-    };
-    Some(hash(&bytes))
-}
-
-/// The value of the cookie `name` (RFC 6265, section 5.4).
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let fields = headers.get_all(header::COOKIE).into_iter();
-    let mut pairs = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
-    pairs.find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
-}
-
-/// What the answer must know of the request.
-struct Manner {
-    id: HeaderValue,
-    grpc: bool,
-    wants_why: bool,
-    upgrade: bool,
-}
-
-impl Manner {
-    /// The answer to a call that the upstream did not answer.
-    fn conclude(&self, mut ledger: Box<Ledger>, ending: &Ending, why: Why) -> Response<Download> {
-        let home = ledger.client.home.clone();
-        let counts = &home.tally.routes[ledger.route.unwrap_or(home.site.config.routes.len())];
-        let text;
-        let problem = match ending {
-            Ending::Rejected(rejection) => {
-                counts.rejected.add(1);
-                text = rejection.to_string();
-                Problem::rejected(rejection, &text)
-            }
-            Ending::Failed(outcome) => Problem::failed(*outcome),
-            Ending::ClientStalled => Problem::new(StatusCode::REQUEST_TIMEOUT, "the request's body stalled"),
-            Ending::ClientBroke => Problem::new(StatusCode::BAD_REQUEST, "the request's body broke off"),
-            Ending::Fallback | Ending::Answer(..) => {
-                counts.fallbacks.add(1);
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the upstream has no answer")
-            }
-        };
-        let mut response =
-            match (ending, ledger.route.and_then(|n| home.site.config.routes[n].fallback.as_ref())) {
-                (Ending::Fallback, Some(degraded)) => fallback(degraded),
-                _ => problem.answer(self.grpc, &self.id, &why),
-            };
-        if self.wants_why {
-            tell_why(response.headers_mut(), &why);
-        }
-        ledger.status = Some(response.status());
-        ledger.why = why;
-        ledger.complete(Outcome::Ignored);
-        response
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use seaworthy::shared::breaker;
 use seaworthy_core::balance::{Ask, View};
 use seaworthy_core::gate::limit;
-use seaworthy_core::{Failure, Instant, Policy, Reason, Rejection};
+use seaworthy_core::{Criticality, Failure, Instant, Policy, Reason, Rejection};
 
 use crate::fleet::Region;
 use crate::node::Node;
@@ -26,6 +26,8 @@ pub(crate) struct Wish {
     pub key: Option<u64>,
     /// Whether the call survives an attempt at an endpoint that is likely to fail.
     pub may_probe: bool,
+    /// How much the call matters.
+    pub criticality: Criticality,
     /// Where its attempts went.
     tried: Ids,
     /// The regions in which an attempt was not answered at all.
@@ -33,8 +35,8 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    pub(crate) fn new(key: Option<u64>, may_probe: bool) -> Self {
-        Self { key, may_probe, ..Self::default() }
+    pub(crate) fn new(key: Option<u64>, may_probe: bool, criticality: Criticality) -> Self {
+        Self { key, may_probe, criticality, ..Self::default() }
     }
 
     /// An attempt failed in that region.

@@ -20,6 +20,8 @@ pub(crate) struct Client {
     pub home: Rc<Worker>,
     /// Where it comes from.
     pub peer: SocketAddr,
+    /// The address that it came to, by place in the configuration.
+    pub listener: usize,
     /// What goes on on it.
     pub marks: Rc<Marks>,
     /// The upstream's end of the tunnel that the connection is to become.
@@ -47,9 +49,9 @@ struct Derived {
 }
 
 impl Client {
-    pub(crate) fn new(home: Rc<Worker>, peer: SocketAddr, marks: Rc<Marks>) -> Self {
+    pub(crate) fn new(home: Rc<Worker>, peer: SocketAddr, listener: usize, marks: Rc<Marks>) -> Self {
         let ip = home.ids.borrow_mut().value(format_args!("{}", peer.ip()));
-        Self { home, peer, marks, tunnel: Cell::new(None), ip, last: RefCell::new(None) }
+        Self { home, peer, listener, marks, tunnel: Cell::new(None), ip, last: RefCell::new(None) }
     }
 
     /// Checks a host that the client asks for.

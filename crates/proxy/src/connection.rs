@@ -23,11 +23,11 @@ use crate::tunnel::tunnel;
 use crate::worker::Worker;
 
 /// Serves a client's connection to its end.
-pub(crate) async fn connection(home: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
+pub(crate) async fn connection(home: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr, listener: usize) {
     let _presence = Presence::enter(&home).await;
     let Some(seen) = first_bytes(&home, &mut stream).await else { return };
     let marks = Rc::new(Marks::new(home.clock().now()));
-    let client = Rc::new(Client::new(home.clone(), peer, marks.clone()));
+    let client = Rc::new(Client::new(home.clone(), peer, listener, marks.clone()));
     let is_http2 = seen.starts_with(PREFACE);
     let socket = Socket::new(stream, seen, marks, home.clone());
     if is_http2 {

@@ -55,6 +55,8 @@ pub(crate) struct Driver {
     told_spent: bool,
     /// The pieces of the body that the machine was told of.
     moved: usize,
+    /// How the last attempt ended.
+    pub last: Outcome,
 }
 
 impl Driver {
@@ -78,6 +80,7 @@ impl Driver {
             told_spent: !wish.may_probe,
             wish,
             moved: 0,
+            last: Outcome::Ignored,
         }
     }
 
@@ -89,6 +92,11 @@ impl Driver {
     /// What was decided.
     pub(crate) fn why(&self) -> Why {
         self.call.why().clone()
+    }
+
+    /// The request, for whoever answers it instead.
+    pub(crate) fn spare(&self) -> (Outgoing, Option<Rc<Tape>>) {
+        (self.outgoing.again(self.upstream, None), self.tape.clone())
     }
 
     /// Drives the call to its end.
@@ -150,6 +158,7 @@ impl Driver {
                         if let Outcome::Failure(failure, _) = why.outcome() {
                             self.wish.failed(&leg.node.endpoint.region, failure);
                         }
+                        self.last = why.outcome();
                         leg.settle(now, why.outcome());
                     }
                 }
@@ -171,7 +180,7 @@ impl Driver {
         F: Future<Output = Done>,
         M: Fn(Rc<Worker>, Rc<Node>, Request<Upload>) -> F,
     {
-        let entry = match self.choose(now, kind) {
+        let entry = match self.choose(now, attempt, kind) {
             Ok(chosen) => chosen,
             Err(rejection) => {
                 return self.call.on_event(
@@ -185,17 +194,21 @@ impl Driver {
             self.call.would_reject(now, attempt, rejection);
         }
         let node = entry.node.clone();
-        self.legs.put(Leg::new(self.home.clone(), entry, attempt, kind));
+        self.legs.put(Leg::new(self.home.clone(), entry, attempt, kind, self.wish.criticality));
         let upload = self.tape.as_ref().map_or(Upload::Empty, Upload::of);
         let request = self.outgoing.request(now, attempt, due, upload);
         flights.add(attempt, (flights.make)(self.home.clone(), node, request));
     }
 
     /// An endpoint for the attempt.
-    fn choose(&mut self, now: Instant, kind: Kind) -> Result<Entry, Rejection> {
+    fn choose(&mut self, now: Instant, attempt: u8, kind: Kind) -> Result<Entry, Rejection> {
         let hedge = kind == Kind::Hedge;
         if hedge && self.tape.as_ref().is_some_and(|tape| !tape.is_whole()) {
             return Err(Rejection::new(Policy::Hedge, Reason::BodyTooLarge));
+        }
+        let throttle = &self.home.service(self.upstream).throttle;
+        if let Some(rejection) = throttle.admit(now, self.wish.criticality)? {
+            self.call.would_reject(now, attempt, rejection);
         }
         choose(&self.home, self.upstream, now, hedge, &mut self.wish)
     }
@@ -207,6 +220,7 @@ impl Driver {
         let event = match done.result {
             Ok(answer) => {
                 let outcome = classify(&answer);
+                self.last = outcome;
                 // The outcome of a gRPC call is known later, unless the head holds it.
                 if !is_grpc(&answer) || answer.parts.headers.contains_key(names::GRPC_STATUS) {
                     leg.settle(now, outcome);
@@ -223,6 +237,7 @@ impl Driver {
             Err(Miss::Failed(failure)) => {
                 let failure = self.as_replayable(failure);
                 let outcome = Outcome::failed(failure);
+                self.last = outcome;
                 if let Some(mut leg) = self.legs.take(attempt) {
                     self.wish.failed(&leg.node.endpoint.region, failure);
                     leg.settle(now, outcome);

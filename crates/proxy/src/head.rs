@@ -7,6 +7,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode, Version};
+use seaworthy_core::Criticality;
 use std::time::Duration;
 
 use crate::client::Client;
@@ -28,6 +29,8 @@ pub(crate) struct Asked {
     pub trace: HeaderValue,
     /// How long the client waits, if it said so.
     pub patience: Option<Duration>,
+    /// How much it says that it matters.
+    pub criticality: Option<Criticality>,
     /// It wants to go on in another protocol.
     pub upgrade: bool,
     /// It is gRPC.
@@ -79,6 +82,7 @@ impl Asked {
         let upgrade = seen.upgrades(&headers, version);
         let grpc = seen.grpc(&headers);
         let patience = seen.patience(&headers)?;
+        let criticality = seen.criticality(&headers)?;
         seen.drop_hop_by_hop(&mut headers, upgrade);
         let mut ids = client.home.ids.borrow_mut();
         let id = match headers.get(names::REQUEST_ID) {
@@ -107,6 +111,7 @@ impl Asked {
             id,
             trace,
             patience,
+            criticality,
             upgrade,
             grpc,
             wants_why: seen.has(Seen::WHY),
@@ -143,6 +148,7 @@ impl Seen {
     const PATIENCE: u32 = 1 << 12;
     const GRPC_TIMEOUT: u32 = 1 << 13;
     const CONTENT_TYPE: u32 = 1 << 14;
+    const CRITICALITY: u32 = 1 << 19;
     /// `X-Forwarded-For`
     pub(crate) const FOR: u32 = 1 << 15;
     /// `Forwarded`
@@ -185,6 +191,7 @@ impl Seen {
                 "x-seaworthy-why" if value.as_bytes() == b"1" => Self::WHY,
                 "x-seaworthy-attempt" if value.as_bytes() != b"1" => Self::ATTEMPT,
                 "x-seaworthy-timeout-ms" => Self::PATIENCE,
+                "x-seaworthy-criticality" => Self::CRITICALITY,
                 "grpc-timeout" => Self::GRPC_TIMEOUT,
                 "content-type" => Self::CONTENT_TYPE,
                 "x-forwarded-for" => Self::FOR,
@@ -257,6 +264,19 @@ impl Seen {
         Ok(patience)
     }
 
+    /// How much the client says that the call matters; the least if it says so twice.
+    fn criticality(self, headers: &HeaderMap) -> Result<Option<Criticality>, Refusal> {
+        if !self.has(Self::CRITICALITY) {
+            return Ok(None);
+        }
+        const BAD: Refusal = Refusal::bad(
+            "x-seaworthy-criticality is none of critical-plus, critical, sheddable-plus and sheddable",
+        );
+        let lines = headers.get_all(names::CRITICALITY).into_iter();
+        let levels = lines.map(|line| line.to_str().ok().and_then(|text| text.parse().ok()).ok_or(BAD));
+        levels.reduce(|a, b| Ok(Criticality::min(a?, b?))).transpose()
+    }
+
     /// Drops what concerns the hop from the client alone, and what the connection's own header lists.
     fn drop_hop_by_hop(self, headers: &mut HeaderMap, upgrade: bool) {
         let te_trailers =
@@ -276,6 +296,7 @@ impl Seen {
             (Self::ATTEMPT, names::ATTEMPT),
             (Self::PATIENCE, names::TIMEOUT_MS),
             (Self::GRPC_TIMEOUT, names::GRPC_TIMEOUT),
+            (Self::CRITICALITY, names::CRITICALITY),
         ];
         if self.bits & HOP_BY_HOP != 0 {
             for (bit, name) in dropped {
@@ -306,7 +327,8 @@ const HOP_BY_HOP: u32 = Seen::KEEP_ALIVE
     | Seen::WHY
     | Seen::ATTEMPT
     | Seen::PATIENCE
-    | Seen::GRPC_TIMEOUT;
+    | Seen::GRPC_TIMEOUT
+    | Seen::CRITICALITY;
 
 /// Drops `Connection` and what it lists, but for what is dealt with elsewhere or must not be lost that way.
 fn drop_listed(headers: &mut HeaderMap) {

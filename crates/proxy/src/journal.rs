@@ -18,6 +18,7 @@ use seaworthy_core::gate::breaker::Change;
 
 use crate::fleet::Endpoint;
 use crate::ledger::{About, End};
+use crate::tally::Degraded;
 
 /// One call, as the log tells it.
 pub(crate) struct Access {
@@ -26,6 +27,8 @@ pub(crate) struct Access {
     /// The upstream and its endpoint that answered.
     pub at: Option<(usize, Arc<Endpoint>)>,
     pub attempts: u8,
+    /// What it was answered with instead.
+    pub degraded: Option<Degraded>,
     pub status: Option<StatusCode>,
     pub head: Option<Duration>,
     pub total: Duration,
@@ -175,6 +178,9 @@ fn render(access: &Access, names: &Names) -> String {
         line.text("upstream", &names.upstreams[*upstream]);
         line.text("endpoint", &endpoint.authority);
     }
+    if let Some(degraded) = access.degraded {
+        line.text("degraded", degraded.name());
+    }
     line.number("attempts", f64::from(access.attempts));
     line.number("status", access.status.map_or(0.0, |s| f64::from(s.as_u16())));
     if let Some(head) = access.head {
@@ -244,7 +250,7 @@ impl Text {
 
 /// A time since 1970 as RFC 3339 writes it, to the millisecond. The date by Howard Hinnant, "chrono-Compatible Low-Level
 /// Date Algorithms", `civil_from_days`.
-fn rfc3339(since_1970: Duration) -> String {
+pub(crate) fn rfc3339(since_1970: Duration) -> String {
     let (seconds, ms) = (since_1970.as_secs(), since_1970.subsec_millis());
     let days = seconds / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

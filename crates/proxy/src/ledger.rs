@@ -9,15 +9,18 @@ use std::time::Duration;
 use http::StatusCode;
 use seaworthy::shared::breaker;
 use seaworthy_core::call::Kind;
+use seaworthy_core::gate::queue::Asking;
 use seaworthy_core::gate::{bulkhead, limit};
-use seaworthy_core::{Failure, Instant, Outcome, Why};
+use seaworthy_core::{Criticality, Failure, Instant, Outcome, Rejection, Why};
 
 use crate::choice::Entry;
 use crate::client::Client;
+use crate::entrance::{Pass, Way};
 use crate::head::Asked;
 use crate::ids;
 use crate::journal::Access;
 use crate::node::Node;
+use crate::tally::Degraded;
 use crate::task::HasClock;
 use crate::worker::Worker;
 
@@ -36,22 +39,44 @@ pub(crate) struct Leg {
     visa: Option<limit::Permit>,
     /// Its place in the bulkhead.
     pub place: Option<bulkhead::Ticket>,
+    /// How it ended, or that it has not.
+    pub outcome: Outcome,
+    criticality: Criticality,
 }
 
 impl Leg {
-    pub(crate) fn new(home: Rc<Worker>, entry: Entry, attempt: u8, kind: Kind) -> Self {
+    pub(crate) fn new(
+        home: Rc<Worker>,
+        entry: Entry,
+        attempt: u8,
+        kind: Kind,
+        criticality: Criticality,
+    ) -> Self {
         let Entry { node, ticket, visa } = entry;
         node.begin();
         node.counts().start(kind);
         let sent = home.clock().now();
         let overdue_at = node.endpoint.breaker.overdue_at(sent);
-        Self { home, node, attempt, sent, overdue_at, ticket: Some(ticket), visa, place: None }
+        Self {
+            home,
+            node,
+            attempt,
+            sent,
+            overdue_at,
+            ticket: Some(ticket),
+            visa,
+            place: None,
+            outcome: Outcome::Abandoned,
+            criticality,
+        }
     }
 
     /// Settles the breaker's ticket, if it has not been, and counts the outcome.
     pub(crate) fn settle(&mut self, now: Instant, outcome: Outcome) {
         let Some(ticket) = self.ticket.take() else { return };
+        self.outcome = outcome;
         self.node.counts().count(outcome);
+        self.home.service(self.node.upstream).throttle.settle(now, self.criticality, outcome);
         self.home.tally.settled[self.node.upstream].add(1);
         if outcome != Outcome::Abandoned {
             self.node.observe(now, now.since(self.sent), outcome);
@@ -102,21 +127,25 @@ impl Drop for Leg {
 /// One call's dues.
 pub(crate) struct Ledger {
     pub client: Rc<Client>,
-    /// Its route; `None` if no route took it.
-    pub route: Option<usize>,
+    /// Whose doors it passes; `None` if no route took it.
+    pub way: Option<Way>,
     pub started: Instant,
     /// When the answer's head was there.
     pub head: Option<Instant>,
     pub status: Option<StatusCode>,
-    /// The upstream's permit to call it.
-    pub permit: Option<limit::Permit>,
+    /// The permits of the doors that let it in.
+    pub pass: Pass,
     /// The attempt that is being answered with.
     pub leg: Option<Leg>,
     pub attempts: u8,
+    /// What it is answered with instead of its upstream's answer.
+    pub degraded: Option<Degraded>,
     pub bytes: u64,
     pub why: Why,
     /// What the log says about the request.
     pub about: Option<About>,
+    /// How it ended as far as the limits care, if not with an attempt's answer.
+    pub outcome: Outcome,
     /// How it ended, once it has.
     end: Option<End>,
 }
@@ -182,10 +211,12 @@ impl Ledger {
         Box::new(Self {
             started: client.home.clock().now(),
             client,
-            route: None,
+            way: None,
+            degraded: None,
             head: None,
             status: None,
-            permit: None,
+            pass: Pass::default(),
+            outcome: Outcome::Ignored,
             leg: None,
             attempts: 0,
             bytes: 0,
@@ -193,6 +224,19 @@ impl Ledger {
             about: None,
             end: None,
         })
+    }
+
+    /// Turns from an upstream that has no answer to another: gives the permits of the one back, and waits for the other's.
+    ///
+    /// # Errors
+    /// The other's refusal.
+    pub(crate) async fn turn(&mut self, to: Way, asking: Asking, why: &mut Why) -> Result<(), Rejection> {
+        let home = self.client.home.clone();
+        if let Some(from) = self.way.replace(to) {
+            self.pass.settle(&home, from, self.outcome, None);
+        }
+        self.outcome = Outcome::Ignored;
+        self.pass.enter(&home, to, asking, why).await
     }
 
     /// The answer is complete, and ended well as far as the upstream is concerned, or with `outcome`.
@@ -222,9 +266,13 @@ impl Ledger {
         let home = self.client.home.clone();
         let now = home.clock().now();
         self.client.marks.end(now);
-        let (route, config) = (self.route, &home.site.config);
-        if let (Some(permit), Some(route)) = (self.permit.take(), route) {
-            home.service(config.routes[route].upstream).limit.release(permit);
+        let (route, config) = (self.way.map(|way| way.route), &home.site.config);
+        if let Some(way) = self.way {
+            let outcome = match end {
+                End::Gone => Outcome::Abandoned,
+                _ => self.leg.as_ref().map_or(self.outcome, |leg| leg.outcome),
+            };
+            self.pass.settle(&home, way, outcome, self.head);
         }
         let counts = &home.tally.routes[route.unwrap_or(config.routes.len())];
         let class = self.status.filter(|_| end != End::Gone).map_or(5, |s| usize::from(s.as_u16() / 100) - 1);
@@ -241,7 +289,8 @@ impl Ledger {
         let since = |at: Instant| -> Duration { at.since(self.started) };
         let access = Access {
             peer: self.client.peer,
-            route: self.route,
+            route: self.way.map(|way| way.route),
+            degraded: self.degraded,
             at: leg.map(|leg| (leg.node.upstream, leg.node.endpoint.clone())),
             attempts: self.attempts,
             status: self.status,

@@ -36,8 +36,8 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts connections until it is dropped.
-pub(crate) async fn accept(home: Rc<Worker>, listener: tokio::net::TcpListener) {
+/// Accepts connections until it is dropped. `number` is the address's place in the configuration.
+pub(crate) async fn accept(home: Rc<Worker>, number: usize, listener: tokio::net::TcpListener) {
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -61,7 +61,7 @@ pub(crate) async fn accept(home: Rc<Worker>, listener: tokio::net::TcpListener) 
         home.tally.accepted.add(1);
         let served = home.clone();
         tokio::task::spawn_local(timed(home.clone(), async move {
-            connection(served, stream, peer).await;
+            connection(served, stream, peer, number).await;
             drop(seat);
         }));
     }

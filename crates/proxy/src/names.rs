@@ -10,6 +10,8 @@ pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 pub(crate) const WHY: HeaderName = HeaderName::from_static("x-seaworthy-why");
 /// Marks an answer that is not what was asked for but better than none; its value says what it is.
 pub(crate) const DEGRADED: HeaderName = HeaderName::from_static("x-seaworthy-degraded");
+/// How much a call matters: `critical-plus`, `critical`, `sheddable-plus` or `sheddable`. Passed on, so that every hop sheds the same calls first.
+pub(crate) const CRITICALITY: HeaderName = HeaderName::from_static("x-seaworthy-criticality");
 /// Which attempt of its call a request is, from 2 on. A hop that receives it does not retry or hedge: the hop before it does,
 /// and two hops of three attempts each would be nine.
 pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("x-seaworthy-attempt");

@@ -6,7 +6,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version};
 use seaworthy_config::Protocol;
-use seaworthy_core::{Instant, nanos};
+use seaworthy_core::{Criticality, Instant, nanos};
 
 use crate::head::Asked;
 use crate::names;
@@ -29,16 +29,41 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(crate) fn new(home: &Rc<Worker>, upstream: usize, asked: Asked) -> Self {
+    pub(crate) fn new(home: &Rc<Worker>, upstream: usize, asked: Asked, criticality: Criticality) -> Self {
         let protocol = home.site.config.upstreams[upstream].protocol;
         let Asked { method, target, host, mut headers, grpc, .. } = asked;
         match protocol {
             Protocol::Http1 => drop(headers.insert(header::HOST, host.clone())),
             Protocol::Http2 => drop(headers.remove(header::HOST)),
         }
+        headers.insert(names::CRITICALITY, HeaderValue::from_static(criticality.name()));
         let mut kept = home.spare_lists.borrow_mut().pop().unwrap_or_default();
         kept.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         Self { home: home.clone(), protocol, method, target, host, headers: Some(headers), kept, grpc }
+    }
+
+    /// The same request to another upstream, with `path` in place of its own if there is one; its query stays.
+    pub(crate) fn again(&self, upstream: usize, path: Option<&str>) -> Self {
+        let target = path.and_then(|path| {
+            let query = self.target.query().map(|query| format!("?{query}")).unwrap_or_default();
+            format!("{path}{query}").parse().ok()
+        });
+        let mut headers = self.copy();
+        let protocol = self.home.site.config.upstreams[upstream].protocol;
+        match protocol {
+            Protocol::Http1 => drop(headers.insert(header::HOST, self.host.clone())),
+            Protocol::Http2 => drop(headers.remove(header::HOST)),
+        }
+        Self {
+            home: self.home.clone(),
+            protocol,
+            method: self.method.clone(),
+            target: target.unwrap_or_else(|| self.target.clone()),
+            host: self.host.clone(),
+            kept: headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            headers: Some(headers),
+            grpc: self.grpc,
+        }
     }
 
     /// The request of attempt `attempt`, which is given up at `due`.

@@ -18,6 +18,7 @@ use crate::journal::{Journal, Writer};
 use crate::keeper::{self, Order};
 use crate::listen;
 use crate::process::Shim;
+use crate::rate::Store;
 use crate::site::Site;
 use crate::worker::Worker;
 
@@ -49,7 +50,12 @@ impl Proxy {
         };
         let (journal, writer) = Journal::start(&config).map_err(Error::Thread)?;
         let (tell, orders) = mpsc::unbounded_channel();
-        let site = Arc::new(Site::new(config, workers, journal, tell));
+        let redis = config
+            .redis
+            .as_ref()
+            .map(|redis| Store::new(redis.url.as_str(), redis.timeout, &redis.prefix, arbitrary_seed()));
+        let redis = redis.transpose().map_err(Error::Redis)?;
+        let site = Arc::new(Site::new(config, workers, redis, journal, tell));
         let shim = Shim::ourselves(SHIM);
         Ok(Bound { site, shares, addresses, admin, writer, orders, shim })
     }
@@ -76,6 +82,8 @@ pub enum Error {
     Thread(io::Error),
     /// The process can't be told to stop.
     Signals(io::Error),
+    /// What was said of Redis can't be used.
+    Redis(redis::RedisError),
     /// A worker ended by a mistake of ours; what it said is on standard error.
     Worker,
 }
@@ -86,6 +94,7 @@ impl fmt::Display for Error {
             Self::Bind { address, .. } => write!(f, "can't listen on {address}"),
             Self::Thread(_) => f.write_str("can't start a thread"),
             Self::Signals(_) => f.write_str("can't listen for signals"),
+            Self::Redis(_) => f.write_str("can't use the address of Redis"),
             Self::Worker => f.write_str("a worker stopped by mistake"),
         }
     }
@@ -95,6 +104,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Bind { source, .. } | Self::Thread(source) | Self::Signals(source) => Some(source),
+            Self::Redis(source) => Some(source),
             Self::Worker => None,
         }
     }
@@ -258,9 +268,9 @@ fn serve(
     runtime()?.block_on(async move {
         let home = Worker::new(site, number, arbitrary_seed());
         let mut doors = Vec::new();
-        for listener in listeners {
+        for (number, listener) in listeners.into_iter().enumerate() {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Error::Thread)?;
-            doors.push(tokio::task::spawn_local(listen::accept(home.clone(), listener)));
+            doors.push(tokio::task::spawn_local(listen::accept(home.clone(), number, listener)));
         }
         let sweeper = tokio::task::spawn_local(sweep(home.clone()));
         // The sender outlives the workers.

@@ -3,16 +3,19 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use seaworthy::shared::{Bulkhead, Commons, Limit};
-use seaworthy_config::Config;
+use seaworthy::shared::{Bulkhead, Commons, Door, Throttle};
+use seaworthy_config::{Config, Gate};
 use seaworthy_core::call::{self, Plan};
-use seaworthy_core::gate::{breaker, bulkhead, limit};
+use seaworthy_core::gate::pressure::Pressure;
+use seaworthy_core::gate::{breaker, bulkhead, limit, queue, throttle};
 use seaworthy_core::{Instant, Mode, Rules, Valid};
 use tokio::sync::mpsc;
 
 use crate::fleet::Fleet;
+use crate::instead::Since;
 use crate::journal::Journal;
 use crate::keeper::Order;
+use crate::rate::{Meter, Settings, Store};
 use crate::tally::Tally;
 
 /// What all workers share.
@@ -21,6 +24,16 @@ pub(crate) struct Site {
     pub config: Config,
     /// By upstream.
     pub services: Vec<Service>,
+    /// The doors of the addresses that clients connect to, where these have one.
+    pub listeners: Vec<Option<Door>>,
+    /// By route.
+    pub routes: Vec<RouteState>,
+    /// How many calls pass in a while, whatever their route.
+    pub meter: Option<Meter>,
+    /// Where rates are counted that proxies share.
+    pub redis: Option<Arc<Store>>,
+    /// How hard it is for the host.
+    pressure: Mutex<Pressure>,
     /// What operators may change while it runs.
     tuning: Mutex<Tuning>,
     /// Counts the changes of the plans, so that workers notice.
@@ -41,10 +54,22 @@ pub(crate) struct Site {
     pub journal: Journal,
 }
 
+/// The policies of one route that its upstream doesn't have.
+pub(crate) struct RouteState {
+    /// How many calls it takes, if it has a limit of its own.
+    pub door: Option<Door>,
+    /// How many of its calls pass in a while, if it has a rate.
+    pub meter: Option<Meter>,
+    /// Since when its upstream has had no answer.
+    pub degraded: Since,
+}
+
 /// The policies of one upstream.
 pub(crate) struct Service {
-    /// How many calls it takes.
-    pub limit: Limit,
+    /// How many calls it takes, and which wait.
+    pub door: Door,
+    /// Which attempts are spared it while it refuses too many.
+    pub throttle: Throttle,
     /// How many attempts run.
     pub bulkhead: Bulkhead,
     /// Its endpoints.
@@ -57,17 +82,30 @@ impl Site {
     pub(crate) fn new(
         config: Config,
         workers: usize,
+        redis: Option<Store>,
         journal: Journal,
         orders: mpsc::UnboundedSender<Order>,
     ) -> Self {
         let services = config.upstreams.iter().map(|upstream| Service {
-            limit: Limit::new(upstream.limit),
+            door: Door::new(upstream.limit, upstream.queue),
+            throttle: Throttle::new(upstream.throttle),
             bulkhead: Bulkhead::new(upstream.bulkhead),
             fleet: Fleet::new(upstream.balance, upstream.sources.len()),
             commons: Commons::new(upstream.call),
         });
+        let listeners = config.listen.iter().map(|_| config.gate.map(door));
+        let routes = config.routes.iter().map(|route| RouteState {
+            door: route.gate.map(door),
+            meter: route.rate.map(|rate| Meter::new(&format!("route:{}", route.name), Settings::from(&rate))),
+            degraded: Since::default(),
+        });
         Self {
             services: services.collect(),
+            listeners: listeners.collect(),
+            routes: routes.collect(),
+            meter: config.rate.map(|rate| Meter::new("all", Settings::from(&rate))),
+            redis: redis.map(Arc::new),
+            pressure: Mutex::new(Pressure::new(config.pressure)),
             tuning: Mutex::new(Tuning::of(&config)),
             version: AtomicU64::new(0),
             serving: AtomicBool::new(true),
@@ -94,6 +132,13 @@ impl Site {
     /// Whether new calls are welcome.
     pub(crate) fn is_ready(&self) -> bool {
         self.serving.load(Ordering::Acquire) && self.is_complete()
+    }
+
+    /// Every door there is.
+    pub(crate) fn doors(&self) -> impl Iterator<Item = &Door> {
+        let upstreams = self.services.iter().map(|service| &service.door);
+        let routes = self.routes.iter().filter_map(|route| route.door.as_ref());
+        self.listeners.iter().flatten().chain(routes).chain(upstreams)
     }
 
     /// The numbers of the breakers of an upstream's endpoints.
@@ -134,7 +179,15 @@ impl Site {
             }
             "limit" => {
                 tuned.limit = valid(limit::Config { mode, ..*tuned.limit })?;
-                service.limit.reconfigure(tuned.limit);
+                service.door.reconfigure(now, tuned.limit);
+            }
+            "queue" => {
+                tuned.queue = valid(queue::Config { mode, ..*tuned.queue })?;
+                service.door.reconfigure_queue(now, tuned.queue);
+            }
+            "throttle" => {
+                tuned.throttle = valid(throttle::Config { mode, ..*tuned.throttle })?;
+                service.throttle.reconfigure(tuned.throttle);
             }
             "bulkhead" => {
                 tuned.bulkhead = valid(bulkhead::Config { mode, ..*tuned.bulkhead })?;
@@ -151,11 +204,17 @@ impl Site {
             }
             other => {
                 return Err(format!(
-                    "policy is {other:?}; write \"breaker\", \"limit\", \"bulkhead\", \"timeout\", \"retry\" or \"hedge\""
+                    "policy is {other:?}; write \"breaker\", \"limit\", \"queue\", \"throttle\", \"bulkhead\", \"timeout\", \"retry\" or \"hedge\""
                 ));
             }
         }
         Ok(())
+    }
+
+    /// How hard it is for the host.
+    pub(crate) fn pressure(&self) -> MutexGuard<'_, Pressure> {
+        // As for the tuning.
+        self.pressure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tuning(&self) -> MutexGuard<'_, Tuning> {
@@ -174,6 +233,8 @@ struct Tuning {
 struct Tuned {
     breaker: Valid<breaker::Config>,
     limit: Valid<limit::Config>,
+    queue: Valid<queue::Config>,
+    throttle: Valid<throttle::Config>,
     bulkhead: Valid<bulkhead::Config>,
     call: Valid<call::Config>,
 }
@@ -184,6 +245,8 @@ impl Tuning {
         let tuned = upstreams.map(|u| Tuned {
             breaker: u.breaker,
             limit: u.limit,
+            queue: u.queue,
+            throttle: u.throttle,
             bulkhead: u.bulkhead,
             call: u.call,
         });
@@ -196,6 +259,10 @@ pub(crate) struct Modes {
     pub timeout: Mode,
     pub retry: Mode,
     pub hedge: Mode,
+}
+
+fn door(gate: Gate) -> Door {
+    Door::new(gate.limit, gate.queue)
 }
 
 fn with_mode(call: &Valid<call::Config>, policy: &str, mode: Mode) -> Result<Valid<call::Config>, String> {

@@ -46,6 +46,27 @@ pub(crate) struct Tally {
     pub unlogged: Count,
 }
 
+/// What a route answers with instead of its upstream's answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Degraded {
+    Stale,
+    Upstream,
+    Static,
+}
+
+impl Degraded {
+    pub(crate) const ALL: [Self; 3] = [Self::Stale, Self::Upstream, Self::Static];
+
+    /// Its name in configuration, headers, metrics and logs.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Upstream => "upstream",
+            Self::Static => "static",
+        }
+    }
+}
+
 /// The counts of one route.
 #[derive(Debug, Default)]
 pub(crate) struct RouteTally {
@@ -53,8 +74,8 @@ pub(crate) struct RouteTally {
     pub requests: [Count; 6],
     /// Calls that a policy of ours refused.
     pub rejected: Count,
-    /// Calls answered by the fallback.
-    pub fallbacks: Count,
+    /// Calls answered with what there is instead, by [`Degraded`].
+    pub degraded: [Count; Degraded::ALL.len()],
     /// From the request's head to the answer's.
     pub head: Histogram,
     /// From the request's head to the answer's end.

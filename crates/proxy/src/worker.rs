@@ -11,6 +11,7 @@ use seaworthy_core::call::Plan;
 
 use crate::ids::Ids;
 use crate::node::{Crew, Node};
+use crate::rate::Remote;
 use crate::site::{Service, Site};
 use crate::tally::Tally;
 use crate::task::{Clock, HasClock};
@@ -18,6 +19,8 @@ use crate::task::{Clock, HasClock};
 /// One thread's share of the proxy. Everything in it is touched by that thread alone, but for what [`Site`] shares.
 pub(crate) struct Worker {
     clock: Clock,
+    /// Its connection to where rates are counted, if anywhere.
+    pub remote: Option<Remote>,
     /// Ids and draws.
     pub ids: RefCell<Ids>,
     /// What all workers share.
@@ -44,6 +47,7 @@ impl Worker {
         let crews = (0..site.services.len()).map(|n| RefCell::new(Crew::new(&site, n, number, ids.draw())));
         Rc::new(Self {
             clock: Clock::new(),
+            remote: site.redis.clone().map(Remote::new),
             crews: crews.collect(),
             ids: RefCell::new(ids),
             tally: site.tallies[number].clone(),

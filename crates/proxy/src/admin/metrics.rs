@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 use seaworthy::clock;
 use seaworthy_core::gate::breaker::State;
 
+use super::overload;
 use crate::fleet::Endpoint;
 use crate::site::Site;
-use crate::tally::{BUCKETS, EndpointTally, Histogram, KINDS, OUTCOMES, RouteTally};
+use crate::tally::{BUCKETS, Degraded, EndpointTally, Histogram, KINDS, OUTCOMES, RouteTally};
 
 /// All metrics.
 pub(crate) fn render(site: &Site) -> String {
@@ -26,7 +27,8 @@ fn write(out: &mut String, site: &Site) -> fmt::Result {
     endpoints(out, site)?;
     breakers(out, site)?;
     checks(out, site)?;
-    upstreams(out, site)
+    upstreams(out, site)?;
+    overload::write(out, site)
 }
 
 fn connections(out: &mut String, site: &Site) -> fmt::Result {
@@ -77,13 +79,22 @@ fn routes(out: &mut String, site: &Site) -> fmt::Result {
             sum(n, &|route| route.rejected.get())
         )?;
     }
-    family(out, "fallbacks_total", "counter", "Calls answered by the fallback.")?;
+    family(
+        out,
+        "degraded_total",
+        "counter",
+        "Calls answered with what there is instead of the upstream's answer.",
+    )?;
     for (n, name) in names.iter().enumerate() {
-        writeln!(
-            out,
-            "seaworthy_fallbacks_total{{route=\"{name}\"}} {}",
-            sum(n, &|route| route.fallbacks.get())
-        )?;
+        for kind in Degraded::ALL {
+            let count = sum(n, &|route| route.degraded[kind as usize].get());
+            writeln!(out, "seaworthy_degraded_total{{route=\"{name}\",with=\"{}\"}} {count}", kind.name())?;
+        }
+    }
+    family(out, "degraded", "gauge", "Whether the route's last answer was such a one.")?;
+    for (name, route) in names.iter().zip(&site.routes) {
+        let is = u8::from(route.degraded.shown().is_some());
+        writeln!(out, "seaworthy_degraded{{route=\"{name}\"}} {is}")?;
     }
     type Pick = fn(&RouteTally) -> &Histogram;
     let histograms: [(&str, &str, Pick); 2] = [
@@ -219,8 +230,6 @@ fn checks(out: &mut String, site: &Site) -> fmt::Result {
 fn upstreams(out: &mut String, site: &Site) -> fmt::Result {
     let now = clock::now();
     let mut rows = [
-        ("limit_in_flight", "Calls in flight."),
-        ("limit_max_in_flight", "The most calls there may be in flight."),
         ("bulkhead_running", "Attempts that hold a place."),
         ("bulkhead_waiting", "Attempts that wait for a place."),
         ("learned_timeout_seconds", "The timeout of the next attempt."),
@@ -233,12 +242,9 @@ fn upstreams(out: &mut String, site: &Site) -> fmt::Result {
     ]
     .map(|(name, help)| (name, help, Vec::new()));
     for (upstream, service) in site.config.upstreams.iter().zip(&site.services) {
-        let (limit, bulkhead, call) =
-            (service.limit.snapshot(), service.bulkhead.snapshot(now), service.commons.snapshot(now));
+        let (bulkhead, call) = (service.bulkhead.snapshot(now), service.commons.snapshot(now));
         let roster = service.fleet.roster();
         let values = [
-            Some(f64::from(limit.in_flight)),
-            Some(f64::from(limit.max_in_flight)),
             Some(f64::from(bulkhead.running)),
             Some(f64::from(bulkhead.waiting)),
             call.learned.timeout.map(|d| d.as_secs_f64()),
@@ -262,11 +268,11 @@ fn upstreams(out: &mut String, site: &Site) -> fmt::Result {
     Ok(())
 }
 
-fn family(out: &mut String, metric: &str, kind: &str, help: &str) -> fmt::Result {
+pub(super) fn family(out: &mut String, metric: &str, kind: &str, help: &str) -> fmt::Result {
     writeln!(out, "# HELP seaworthy_{metric} {help}\n# TYPE seaworthy_{metric} {kind}")
 }
 
 /// A label's value, escaped.
-fn label(text: &str) -> String {
+pub(super) fn label(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -19,6 +19,7 @@
 //! a `POST` must be JSON, which a page can't send across origins without being asked.
 
 mod metrics;
+mod overload;
 mod own;
 mod state;
 mod steer;

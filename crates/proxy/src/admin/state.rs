@@ -4,8 +4,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use seaworthy::clock;
-use seaworthy_core::Instant;
-use seaworthy_core::gate::breaker::{Force, Snapshot};
+use seaworthy::shared::door::{Door, Snapshot};
+use seaworthy_core::gate::breaker::{self, Force};
+use seaworthy_core::gate::throttle;
+use seaworthy_core::{Criticality, Instant};
 use serde_json::{Value, json};
 
 use crate::fleet::Endpoint;
@@ -22,11 +24,19 @@ pub(crate) fn render(site: &Site) -> Value {
             "path": route.path.as_str(),
             "methods": route.methods,
             "upstream": site.config.upstreams[route.upstream].name,
+            "door": site.routes[n].door.as_ref().map(|gate| door(clock::now(), gate)),
+            "degraded_since": site.routes[n].degraded.shown(),
             "requests": {"1xx": sum(0), "2xx": sum(1), "3xx": sum(2), "4xx": sum(3), "5xx": sum(4), "gone": sum(5)},
         })
     });
+    let now = clock::now();
+    let listeners = site.config.listen.iter().zip(&site.listeners);
+    let listeners = listeners.map(|(address, gate)| json!({ "address": address.to_string(), "door": gate.as_ref().map(|gate| door(now, gate)) }));
+    let pressure = site.pressure().snapshot();
     json!({
         "ready": site.is_ready(),
+        "listeners": listeners.collect::<Vec<_>>(),
+        "pressure": {"mode": pressure.mode.name(), "share": pressure.share, "cause": pressure.cause.map(|cause| cause.name())},
         "connections": site.connections.load(Ordering::Relaxed),
         "routes": routes.collect::<Vec<_>>(),
         "upstreams": upstreams.map(|(n, (_, service))| upstream(site, n, service)).collect::<Vec<_>>(),
@@ -36,8 +46,7 @@ pub(crate) fn render(site: &Site) -> Value {
 fn upstream(site: &Site, n: usize, service: &Service) -> Value {
     let now = clock::now();
     let config = &site.config.upstreams[n];
-    let (limit, bulkhead, call) =
-        (service.limit.snapshot(), service.bulkhead.snapshot(now), service.commons.snapshot(now));
+    let (bulkhead, call) = (service.bulkhead.snapshot(now), service.commons.snapshot(now));
     let modes = site.modes(n);
     let roster = service.fleet.roster();
     let sources = config.sources.iter().zip(service.fleet.troubles());
@@ -47,10 +56,8 @@ fn upstream(site: &Site, n: usize, service: &Service) -> Value {
     json!({
         "name": config.name,
         "protocol": config.protocol.name(),
-        "limit": {
-            "mode": limit.mode.name(), "in_flight": limit.in_flight, "max_in_flight": limit.max_in_flight,
-            "rejected": limit.rejected,
-        },
+        "door": door(now, &service.door),
+        "throttle": throttle(&service.throttle.snapshot(now)),
         "bulkhead": {
             "mode": bulkhead.mode.name(), "running": bulkhead.running, "waiting": bulkhead.waiting,
             "rejected": bulkhead.rejected,
@@ -67,6 +74,39 @@ fn upstream(site: &Site, n: usize, service: &Service) -> Value {
     })
 }
 
+/// A limit and its queue.
+fn door(now: Instant, door: &Door) -> Value {
+    let Snapshot { limit, queue } = door.snapshot(now);
+    json!({
+        "limit": {
+            "mode": limit.mode.name(), "algorithm": limit.algorithm.name(), "in_flight": limit.in_flight,
+            "max_in_flight": limit.max_in_flight, "rejected": limit.rejected,
+            "latency_ms": millis(limit.latency), "baseline_ms": millis(limit.baseline), "probing": limit.probing,
+        },
+        "queue": {
+            "mode": queue.mode.name(), "size": queue.size, "overloaded": queue.overloaded,
+            "clients": queue.clients, "oldest_ms": millis(queue.oldest),
+            "waiting": by_criticality(queue.waiting), "served": by_criticality(queue.served),
+            "shed": by_criticality(queue.shed), "expired": by_criticality(queue.expired),
+        },
+    })
+}
+
+fn throttle(seen: &throttle::Snapshot) -> Value {
+    json!({
+        "mode": seen.mode.name(), "shares": by_criticality(seen.shares), "rejected": seen.rejected,
+    })
+}
+
+fn by_criticality<T: Into<Value>>(values: [T; 4]) -> Value {
+    Criticality::ALL
+        .iter()
+        .zip(values)
+        .map(|(criticality, value)| (criticality.name().to_owned(), value.into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
 fn endpoint(now: Instant, endpoint: &Endpoint) -> Value {
     json!({
         "address": endpoint.authority,
@@ -78,7 +118,7 @@ fn endpoint(now: Instant, endpoint: &Endpoint) -> Value {
     })
 }
 
-fn breaker_state(seen: &Snapshot) -> Value {
+fn breaker_state(seen: &breaker::Snapshot) -> Value {
     json!({
         "mode": seen.mode.name(),
         "state": seen.state.name(),

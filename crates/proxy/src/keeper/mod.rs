@@ -10,6 +10,7 @@
 //! No call waits for the keeper. If it were to stand still, the workers would go on with what it said last.
 
 mod book;
+mod host;
 mod nursery;
 mod patient;
 mod regions;
@@ -25,6 +26,7 @@ use tokio::time::MissedTickBehavior;
 
 use self::book::Book;
 pub(crate) use self::book::hash;
+use self::host::Watch;
 use self::nursery::Nursery;
 use self::regions::Regions;
 use crate::discovery::{News, Target, dns, file, srv};
@@ -106,6 +108,7 @@ struct Keeper {
     books: Vec<Book>,
     nursery: Nursery,
     regions: Regions,
+    watch: Watch,
 }
 
 impl Keeper {
@@ -118,6 +121,7 @@ impl Keeper {
             books: (0..site.services.len()).map(book).collect(),
             nursery: Nursery::open(&site.config.processes, shim, site.journal.clone(), tell),
             regions: Regions::default(),
+            watch: Watch::new(),
             site,
         }
     }
@@ -197,6 +201,7 @@ impl Keeper {
     fn look(&mut self) {
         let now = clock::now();
         self.nursery.look();
+        self.watch.look(now, &self.site);
         self.regions.look(now, &self.site, &self.books);
         for book in &mut self.books {
             book.look(now, |region| self.regions.kept(region));

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use seaworthy::clock;
 use seaworthy::shared::Rate;
+use seaworthy_config::{RateBy, RateLimit, RateStore, WhenDown};
 use seaworthy_core::gate::rate::{self, Decision, Quota, exceeded};
 use seaworthy_core::{Instant, Mode, Policy, Reason, Rejection, Valid};
 
@@ -28,20 +29,20 @@ pub(crate) use store::{Remote, Store};
 pub(crate) struct Settings {
     /// The quota of each key.
     pub rate: Valid<rate::Config>,
+    /// Who shares a rate.
+    pub by: RateBy,
     /// Whether it is counted in Redis, and what is done when that can't be asked.
     pub shared: Option<WhenDown>,
 }
 
-/// What is done with a call while Redis can't be asked.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(crate) enum WhenDown {
-    /// The proxy counts by itself: with n proxies a key gets at most n times its rate, and no caller notices more than that.
-    #[default]
-    Local,
-    /// All calls pass.
-    Allow,
-    /// None does.
-    Refuse,
+impl From<&RateLimit> for Settings {
+    fn from(limit: &RateLimit) -> Self {
+        let shared = match limit.store {
+            RateStore::Local => None,
+            RateStore::Redis => Some(limit.when_down),
+        };
+        Self { rate: limit.rate, by: limit.by, shared }
+    }
 }
 
 /// The rate of one place, for all workers.
@@ -50,6 +51,7 @@ pub(crate) struct Meter {
     /// The place's name, a part of its keys in Redis.
     place: String,
     quota: Quota,
+    by: RateBy,
     shared: Option<WhenDown>,
     mode: AtomicU8,
     /// What this proxy counts by itself. Always in force: the mode is what this meter makes of it.
@@ -79,6 +81,7 @@ impl Meter {
         Self {
             place: place.to_owned(),
             quota: Quota::new(&settings.rate),
+            by: settings.by,
             shared: settings.shared,
             mode: AtomicU8::new(settings.rate.mode as u8),
             own: Rate::new(own),
@@ -88,7 +91,7 @@ impl Meter {
         }
     }
 
-    /// May a call of `key` start? `Ok` with the refusal that there would have been, in observe-only mode. Doesn't wait unless the
+    /// May a call of the client `key` start? `Ok` with the refusal that there would have been, in observe-only mode. Doesn't wait unless the
     /// rate is shared, and then for [`Store`]'s timeout at most. A shared rate without a `remote` is one that can't be asked.
     ///
     /// # Errors
@@ -102,6 +105,10 @@ impl Meter {
         if self.mode() == Mode::Off {
             return Ok(None);
         }
+        let key = match self.by {
+            RateBy::Client => key,
+            RateBy::All => 0,
+        };
         let Some(when_down) = self.shared else { return self.alone(now, key) };
         self.asked.fetch_add(1, Ordering::Relaxed);
         let answer = match remote {

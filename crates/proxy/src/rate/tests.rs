@@ -8,7 +8,7 @@ const KEY: u64 = 7;
 fn settings(mode: Mode, shared: Option<WhenDown>) -> Settings {
     let hour = Duration::from_secs(3600);
     let rate = rate::Config { mode, calls: 1, per: hour, burst: 2, ..rate::Config::default() };
-    Settings { rate: Valid::new(rate).unwrap(), shared }
+    Settings { rate: Valid::new(rate).unwrap(), by: RateBy::Client, shared }
 }
 
 /// Asks without anything that could wake the question: whatever waits fails the test.
@@ -59,5 +59,18 @@ fn a_shared_rate_without_a_store_is_decided_as_it_says() {
         let meter = Meter::new("all", settings(Mode::Enforce, Some(when_down)));
         assert_eq!([(); 3].map(|()| at_once(&meter)), answers, "{when_down:?}");
         assert_eq!((meter.counts().asked, meter.counts().down), (3, 3));
+    }
+}
+
+#[test]
+fn clients_have_their_own_rate_unless_all_share_it() {
+    for (by, second) in [(RateBy::Client, Ok(None)), (RateBy::All, Err(Reason::RateExceeded))] {
+        let meter = Meter::new("all", Settings { by, ..settings(Mode::Enforce, None) });
+        assert_eq!([(); 2].map(|()| at_once(&meter)), [Ok(None); 2]);
+        let other = pin!(meter.admit(None, clock::now(), KEY + 1));
+        let Poll::Ready(other) = other.poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("it waits")
+        };
+        assert_eq!(other.map_err(|rejection| rejection.reason), second, "{by:?}");
     }
 }

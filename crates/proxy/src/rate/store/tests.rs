@@ -6,13 +6,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant as Moment;
 
 use rustix::process::{Pid, Signal, kill_process};
+use seaworthy_config::{RateBy, WhenDown};
 use seaworthy_core::gate::breaker::State as Standing;
 use seaworthy_core::gate::rate::{self, Config};
 use seaworthy_core::{Reason, Rejection, Rng, Seeded};
 use tokio::runtime::{Builder, LocalOptions};
 
 use super::*;
-use crate::rate::{Meter, Settings, WhenDown};
+use crate::rate::{Meter, Settings};
 
 const PLENTY: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(100);
@@ -58,7 +59,8 @@ fn a_key_is_named_by_its_hash_and_vanishes() {
 
         // What is quick to be forgotten is.
         let quick = Config { calls: 1, per: Duration::from_millis(2), burst: 1, ..Config::default() };
-        let quick = Settings { rate: Valid::new(quick).unwrap(), shared: Some(WhenDown::Refuse) };
+        let quick =
+            Settings { rate: Valid::new(quick).unwrap(), by: RateBy::Client, shared: Some(WhenDown::Refuse) };
         let meter = Meter::new("quick", quick);
         assert_eq!(meter.admit(Some(&redis.remote(PLENTY)), clock::now(), 1).await, Ok(None));
         until(async || {
@@ -238,7 +240,7 @@ fn locally<T>(test: impl Future<Output = T>) -> T {
 fn hourly(burst: u32, when_down: WhenDown) -> Settings {
     let per = Duration::from_secs(3600);
     let config = rate::Config { calls: 1, per, burst, ..rate::Config::default() };
-    Settings { rate: Valid::new(config).unwrap(), shared: Some(when_down) }
+    Settings { rate: Valid::new(config).unwrap(), by: RateBy::Client, shared: Some(when_down) }
 }
 
 fn one() -> Quota {

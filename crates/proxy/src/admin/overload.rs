@@ -1,0 +1,167 @@
+//! The numbers of what guards against overload: the doors of listeners, routes and upstreams, the throttles, the host's pressure.
+
+use std::fmt::{self, Write};
+
+use seaworthy::clock;
+use seaworthy::shared::door::{Door, Snapshot};
+use seaworthy_core::Criticality;
+
+use super::metrics::{family, label};
+use crate::rate::Counts;
+use crate::site::Site;
+
+pub(super) fn write(out: &mut String, site: &Site) -> fmt::Result {
+    let now = clock::now();
+    let doors: Vec<(String, Snapshot)> =
+        doors(site).into_iter().map(|(place, door)| (place, door.snapshot(now))).collect();
+    limits(out, &doors)?;
+    queues(out, &doors)?;
+    throttles(out, site)?;
+    rates(out, site)?;
+    let share = site.pressure().share();
+    family(
+        out,
+        "pressure_share",
+        "gauge",
+        "The share of all limits that the host's pressure leaves in force.",
+    )?;
+    writeln!(out, "seaworthy_pressure_share {share}")
+}
+
+/// Every door, with the label that names its place.
+fn doors(site: &Site) -> Vec<(String, &Door)> {
+    let config = &site.config;
+    let listeners =
+        config.listen.iter().map(|address| format!("listener=\"{address}\"")).zip(&site.listeners);
+    let listeners = listeners.filter_map(|(place, door)| Some((place, door.as_ref()?)));
+    let routes = config.routes.iter().zip(&site.routes);
+    let routes = routes.filter_map(|(route, state)| {
+        Some((format!("route=\"{}\"", label(&route.name)), state.door.as_ref()?))
+    });
+    let upstreams = config.upstreams.iter().zip(&site.services);
+    let upstreams = upstreams
+        .map(|(upstream, service)| (format!("upstream=\"{}\"", label(&upstream.name)), &service.door));
+    listeners.chain(routes).chain(upstreams).collect()
+}
+
+fn limits(out: &mut String, doors: &[(String, Snapshot)]) -> fmt::Result {
+    type Pick = fn(&Snapshot) -> Option<f64>;
+    let rows: [(&str, &str, &str, Pick); 5] = [
+        ("limit_in_flight", "gauge", "Calls in flight.", |door| Some(door.limit.in_flight.into())),
+        ("limit_max_in_flight", "gauge", "The most calls there may be in flight.", |door| {
+            Some(door.limit.max_in_flight.into())
+        }),
+        (
+            "limit_rejected_total",
+            "counter",
+            "Calls that a full limit refused at once, or would have.",
+            |door| Some(door.limit.rejected as f64),
+        ),
+        (
+            "limit_latency_seconds",
+            "gauge",
+            "How long calls take of late, where the limit moves by it.",
+            |door| door.limit.latency.map(|latency| latency.as_secs_f64()),
+        ),
+        ("limit_baseline_seconds", "gauge", "How long they take while none waits in the upstream.", |door| {
+            door.limit.baseline.map(|baseline| baseline.as_secs_f64())
+        }),
+    ];
+    for (metric, kind, help, pick) in rows {
+        family(out, metric, kind, help)?;
+        for (place, door) in doors {
+            if let Some(value) = pick(door) {
+                writeln!(out, "seaworthy_{metric}{{{place}}} {value}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn queues(out: &mut String, doors: &[(String, Snapshot)]) -> fmt::Result {
+    family(
+        out,
+        "queue_overloaded",
+        "gauge",
+        "Whether the newest call goes first, as the queue does not empty.",
+    )?;
+    for (place, door) in doors {
+        writeln!(out, "seaworthy_queue_overloaded{{{place}}} {}", u8::from(door.queue.overloaded))?;
+    }
+    type Pick = fn(&Snapshot) -> [u64; 4];
+    let rows: [(&str, &str, &str, Pick); 4] = [
+        ("queue_waiting", "gauge", "Calls that wait for a place.", |door| door.queue.waiting.map(u64::from)),
+        ("queue_served_total", "counter", "Calls that got a place after a wait.", |door| door.queue.served),
+        (
+            "queue_shed_total",
+            "counter",
+            "Calls that found no room in the queue, or lost it to others.",
+            |door| door.queue.shed,
+        ),
+        ("queue_expired_total", "counter", "Calls that waited in vain until their time was over.", |door| {
+            door.queue.expired
+        }),
+    ];
+    for (metric, kind, help, pick) in rows {
+        family(out, metric, kind, help)?;
+        for (place, door) in doors {
+            for (criticality, count) in Criticality::ALL.iter().zip(pick(door)) {
+                writeln!(out, "seaworthy_{metric}{{{place},criticality=\"{criticality}\"}} {count}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn throttles(out: &mut String, site: &Site) -> fmt::Result {
+    let now = clock::now();
+    let seen = site.config.upstreams.iter().zip(&site.services);
+    let seen: Vec<_> =
+        seen.map(|(upstream, service)| (label(&upstream.name), service.throttle.snapshot(now))).collect();
+    family(
+        out,
+        "throttle_share",
+        "gauge",
+        "The share of the attempts that is not sent, as the upstream refuses too many.",
+    )?;
+    for (upstream, throttle) in &seen {
+        for (criticality, share) in Criticality::ALL.iter().zip(throttle.shares) {
+            writeln!(
+                out,
+                "seaworthy_throttle_share{{upstream=\"{upstream}\",criticality=\"{criticality}\"}} {share}"
+            )?;
+        }
+    }
+    family(
+        out,
+        "throttle_rejected_total",
+        "counter",
+        "Attempts that were not sent for that, or would not have been.",
+    )?;
+    for (upstream, throttle) in &seen {
+        writeln!(out, "seaworthy_throttle_rejected_total{{upstream=\"{upstream}\"}} {}", throttle.rejected)?;
+    }
+    Ok(())
+}
+
+fn rates(out: &mut String, site: &Site) -> fmt::Result {
+    let all = site.meter.iter().map(|meter| ("rate=\"all\"".to_owned(), meter.counts()));
+    let routes = site.config.routes.iter().zip(&site.routes);
+    let routes = routes.filter_map(|(route, state)| {
+        Some((format!("route=\"{}\"", label(&route.name)), state.meter.as_ref()?.counts()))
+    });
+    let counts: Vec<(String, Counts)> = all.chain(routes).collect();
+    type Pick = fn(&Counts) -> u64;
+    let rows: [(&str, &str, Pick); 3] = [
+        ("rate_refused_total", "Calls beyond their rate.", |counts| counts.refused),
+        ("rate_shared_total", "Calls whose rate is counted in Redis.", |counts| counts.asked),
+        ("rate_store_down_total", "Of these, calls that were decided without it.", |counts| counts.down),
+    ];
+    for (metric, help, pick) in rows {
+        family(out, metric, "counter", help)?;
+        for (place, counts) in &counts {
+            writeln!(out, "seaworthy_{metric}{{{place}}} {}", pick(counts))?;
+        }
+    }
+    Ok(())
+}
