@@ -5,12 +5,31 @@ use std::path::{Path, PathBuf};
 
 use seaworthy_core::gate::pressure::Reading;
 
-/// Reads how the host is, for [`seaworthy_core::gate::pressure`]. A read opens five small files, none of them on a disk.
+/// Reads how the host is, for [`seaworthy_core::gate::pressure`]. A read opens some ten small files, none of them on a disk.
 #[derive(Debug)]
 pub struct Sampler {
     root: PathBuf,
-    /// Processors' time so far, in ticks: what was used, and all.
-    before: Option<(u64, u64)>,
+    before: Option<Times>,
+}
+
+/// Processors' time so far.
+#[derive(Clone, Debug)]
+struct Times {
+    /// What was used, in ticks.
+    used: u64,
+    /// All there was, in ticks.
+    all: u64,
+    group: Option<Group>,
+}
+
+/// A control group that may use only so much of it.
+#[derive(Clone, Debug)]
+struct Group {
+    folder: PathBuf,
+    /// How many processors' time it may use (`cpu.max`).
+    processors: f64,
+    /// What it has used, in microseconds (`cpu.stat`).
+    usage: u64,
 }
 
 impl Default for Sampler {
@@ -43,7 +62,8 @@ impl Sampler {
         }
     }
 
-    /// The share of the processors' time that was used since the last look (proc(5), `/proc/stat`).
+    /// The share of the processors' time that was used since the last look (proc(5), `/proc/stat`); or of what the control group
+    /// may use of it, if that is the tighter.
     fn cpu(&mut self) -> Option<f64> {
         let text = fs::read_to_string(self.root.join("proc/stat")).ok()?;
         let line = text.lines().next()?.strip_prefix("cpu ")?;
@@ -51,10 +71,36 @@ impl Sampler {
         let ticks: Vec<u64> = line.split_ascii_whitespace().take(8).map_while(|n| n.parse().ok()).collect();
         let [_, _, _, idle, iowait, ..] = ticks[..] else { return None };
         let all: u64 = ticks.iter().sum();
-        let now = (all.saturating_sub(idle).saturating_sub(iowait), all);
-        let before = self.before.replace(now)?;
-        let passed = now.1.checked_sub(before.1).filter(|passed| *passed > 0)?;
-        Some((now.0.saturating_sub(before.0) as f64 / passed as f64).min(1.0))
+        let processors = text.lines().skip(1).take_while(|line| line.starts_with("cpu")).count().max(1);
+        let now = Times { used: all.saturating_sub(idle).saturating_sub(iowait), all, group: self.group() };
+        let before = self.before.replace(now.clone())?;
+        let passed = all.checked_sub(before.all).filter(|passed| *passed > 0)?;
+        let machine = now.used.saturating_sub(before.used) as f64 / passed as f64;
+        let seconds = passed as f64 / processors as f64 / TICKS_PER_SECOND;
+        let group = now.group.zip(before.group).filter(|(now, before)| now.folder == before.folder);
+        let group = group.map(|(now, before)| {
+            now.usage.saturating_sub(before.usage) as f64 / 1e6 / (seconds * now.processors)
+        });
+        Some(machine.max(group.unwrap_or(0.0)).min(1.0))
+    }
+
+    /// The control group with the tightest bound, among this process' own and those above it (version 2); none if there is none.
+    fn group(&self) -> Option<Group> {
+        let groups = fs::read_to_string(self.root.join("proc/self/cgroup")).ok()?;
+        let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let top = self.root.join("sys/fs/cgroup");
+        // In a container the path can be one that only the host sees; the top is then its own group.
+        let folders = Path::new(path).ancestors().map(|path| top.join(path));
+        let bounded = folders.filter_map(|folder| {
+            let text = fs::read_to_string(folder.join("cpu.max")).ok()?;
+            let (quota, period) = text.trim().split_once(' ')?;
+            let processors = quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?;
+            (processors.is_finite() && processors > 0.0).then_some((folder, processors))
+        });
+        let (folder, processors) = bounded.min_by(|a, b| a.1.total_cmp(&b.1))?;
+        let stat = fs::read_to_string(folder.join("cpu.stat")).ok()?;
+        let usage = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?.trim().parse().ok()?;
+        Some(Group { folder, processors, usage })
     }
 
     /// The share of the last ten seconds in which something waited for it (Linux, `Documentation/accounting/psi.rst`).
@@ -76,6 +122,9 @@ fn descriptors() -> Option<f64> {
 fn descriptors() -> Option<f64> {
     None
 }
+
+/// What `/proc/stat` counts in; since Linux 2.6 it is that whatever the kernel's own tick (`USER_HZ`).
+const TICKS_PER_SECOND: f64 = 100.0;
 
 #[cfg(test)]
 mod tests {
@@ -100,6 +149,23 @@ mod tests {
         fs::write(root.path().join("proc/stat"), "cpu  160 0 60 820 60 0 0 0 0 0\n").unwrap();
         assert_eq!(sampler.read().cpu, Some(0.7));
         assert_eq!(sampler.read().cpu, None, "no time has passed");
+    }
+
+    #[test]
+    fn a_group_that_may_use_less_than_the_machine_is_the_measure() {
+        let root = host(&[
+            ("proc/stat", "cpu 100 0 0 900 0 0 0 0 0 0\ncpu0 1\ncpu1 1\nintr 5\n"),
+            ("proc/self/cgroup", "0::/a/b\n"),
+            ("sys/fs/cgroup/a/b/cpu.max", "max 100000\n"),
+            ("sys/fs/cgroup/a/cpu.max", "50000 100000\n"),
+            ("sys/fs/cgroup/a/cpu.stat", "usage_usec 1000000\nuser_usec 5\n"),
+        ]);
+        let mut sampler = Sampler::at(root.path());
+        assert_eq!(sampler.read().cpu, None);
+        // A second of two processors has passed, of which a fifth was used: 0.4 s, of the half second that the group may use.
+        fs::write(root.path().join("proc/stat"), "cpu 140 0 0 1060 0 0 0 0 0 0\ncpu0 1\ncpu1 1\n").unwrap();
+        fs::write(root.path().join("sys/fs/cgroup/a/cpu.stat"), "usage_usec 1400000\n").unwrap();
+        assert_eq!(sampler.read().cpu, Some(0.8));
     }
 
     #[test]
