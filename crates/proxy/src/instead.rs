@@ -70,9 +70,10 @@ impl Instead {
             home.tally.routes[route].degraded[kind as usize].add(1);
             mark(found.headers(), kind.name(), &reason, since);
             self.ledger.degraded = Some(kind);
-            let mut why = self.why;
-            why.note(home.clock().now().since(self.ledger.started), 0, What::FellBack);
-            return answered(self.ledger, &self.manner, why, found).await;
+            if self.why.notes().last().is_none_or(|last| last.what != What::FellBack) {
+                self.why.note(home.clock().now().since(self.ledger.started), 0, What::FellBack);
+            }
+            return answered(self.ledger, &self.manner, self.why, found).await;
         }
         let ending = self.rejection.map_or(Ending::Fallback, Ending::Rejected);
         self.manner.conclude(self.ledger, &ending, self.why)
@@ -163,9 +164,10 @@ fn mark(headers: &mut HeaderMap, kind: &str, reason: &str, since: Duration) {
     }
 }
 
-/// What was decided last, in the words of a quoted string (RFC 9651, section 3.3.3).
+/// What went wrong last, in the words of a quoted string (RFC 9651, section 3.3.3).
 fn reason(why: &Why) -> String {
-    let last = why.notes().iter().rev().find(|note| note.what != What::FellBack);
+    let decides = |what: &What| !matches!(what, What::FellBack | What::NotRetried(_) | What::NotHedged(_));
+    let last = why.notes().iter().rev().find(|note| decides(&note.what));
     let mut text = last.map_or_else(|| "the upstream has no answer".to_owned(), |note| note.what.to_string());
     text.retain(|c| (c.is_ascii_graphic() || c == ' ') && c != '"' && c != '\\');
     text

@@ -194,7 +194,7 @@ fn a_slow_attempt_is_hedged_elsewhere_and_the_faster_wins() {
 #[test]
 fn more_calls_than_the_limit_are_refused_at_once() {
     let upstream = Upstream::serving(|_, mut conn| conn.wait_for_end());
-    let proxy = Running::before(&[upstream.address], "limit.max_in_flight = 1");
+    let proxy = Running::before(&[upstream.address], "limit.max_in_flight = 1\nlimit.queue.size = 0");
     let mut first = proxy.client();
     first.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
     let mut second = proxy.client();
@@ -238,7 +238,8 @@ fn the_fallback_answers_and_says_what_it_is() {
     ));
     let reply = proxy.client().get("/");
     assert_eq!((reply.status, reply.text()), (200, "nothing today"));
-    assert_eq!(reply.header("x-seaworthy-degraded"), Some("fallback"));
+    let degraded = reply.header("x-seaworthy-degraded").unwrap();
+    assert!(degraded.starts_with("static; reason=\"was answered with an error\"; since=\"20"), "{degraded}");
 }
 
 #[test]
@@ -281,7 +282,7 @@ fn an_answer_that_breaks_off_is_a_failure_and_seen_as_one() {
 fn the_fallback_answers_for_what_the_limit_refuses_and_the_record_says_so() {
     let upstream = Upstream::serving(|_, mut conn| conn.wait_for_end());
     let proxy = Running::start(&format!(
-        "[upstream.app]\nendpoints = \"http://{}\"\nlimit.max_in_flight = 1\n[[route]]\nupstream = \"app\"\n\
+        "[upstream.app]\nendpoints = \"http://{}\"\nlimit.max_in_flight = 1\nlimit.queue.size = 0\n[[route]]\nupstream = \"app\"\n\
          [route.fallback]\nbody = \"nothing today\"\n",
         upstream.address
     ));
