@@ -21,7 +21,7 @@ use crate::entrance::Way;
 use crate::head::{Asked, Refusal};
 use crate::instead::Instead;
 use crate::ledger::{About, Ledger};
-use crate::manner::Manner;
+use crate::manner::{Manner, TOO_LONG};
 use crate::outgoing::Outgoing;
 use crate::standing;
 use crate::tape::Tape;
@@ -96,6 +96,10 @@ fn begin(client: Rc<Client>, request: Request<Incoming>) -> Result<Arrived, Box<
     };
     let way = Way { listener: client.listener, route, upstream: home.site.config.routes[route].upstream };
     ledger.way = Some(way);
+    if home.site.config.limits.body_bytes.is_some_and(|most| body.size_hint().lower() > most) {
+        let refusal = Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, detail: TOO_LONG };
+        return Err(Box::new(refuse(ledger, refusal, &asked.id, asked.grpc)));
+    }
     let asking = Asking {
         criticality: standing::criticality(home, route, &asked, client.peer),
         client: standing::client(home, route, &asked, client.peer),

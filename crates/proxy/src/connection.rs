@@ -181,7 +181,7 @@ enum Late {
 fn patience(home: &Worker, client: &Client, heads: bool) -> Poll<Late> {
     let (now, limits, marks) = (home.clock().now(), &home.site.config.limits, &client.marks);
     let since = |since: Instant, most: Duration| if since == Instant::FAR { since } else { since.plus(most) };
-    let blocked = since(marks.blocked_since.get(), limits.body_progress_timeout);
+    let blocked = marks.pace.due(now, limits);
     let (mut head, mut idle) = (Instant::FAR, Instant::FAR);
     if marks.busy.get() == 0 {
         if heads {

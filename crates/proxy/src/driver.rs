@@ -39,6 +39,8 @@ pub(crate) enum Ending {
     ClientStalled,
     /// The client broke off in its body.
     ClientBroke,
+    /// The client's body is longer than one may be.
+    TooLong,
 }
 
 /// Drives one call.
@@ -136,7 +138,8 @@ impl Driver {
                 return Poll::Pending;
             };
             if done.result.is_err() && self.tape.as_ref().is_some_and(|tape| tape.is_broken()) {
-                return Poll::Ready(Ending::ClientBroke);
+                let too_long = self.tape.as_ref().is_some_and(|tape| tape.is_too_long());
+                return Poll::Ready(if too_long { Ending::TooLong } else { Ending::ClientBroke });
             }
             self.ended(now, attempt, done);
         }
@@ -286,11 +289,7 @@ impl Driver {
 
     /// Whether the client has kept its own call waiting for too long.
     fn client_stalled(&self, now: Instant) -> Option<Ending> {
-        let since = self.tape.as_ref()?.waiting_since();
-        if since == Instant::FAR {
-            return None;
-        }
-        let due = since.plus(self.home.site.config.limits.body_progress_timeout);
+        let due = self.tape.as_ref()?.due(now);
         if due <= now {
             return Some(Ending::ClientStalled);
         }

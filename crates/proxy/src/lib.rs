@@ -46,6 +46,7 @@ mod manner;
 mod names;
 mod node;
 mod outgoing;
+mod pace;
 mod pool;
 pub mod process;
 mod proxy;

@@ -17,6 +17,9 @@ use crate::ledger::{Ledger, Leg};
 use crate::names;
 use crate::task::HasClock;
 
+/// What is said of a body that is longer than one may be.
+pub(crate) const TOO_LONG: &str = "the request's body is longer than this proxy takes";
+
 /// What the answer must know of the request.
 pub(crate) struct Manner {
     id: HeaderValue,
@@ -108,6 +111,7 @@ impl Manner {
             }
             Ending::ClientStalled => Problem::new(StatusCode::REQUEST_TIMEOUT, "the request's body stalled"),
             Ending::ClientBroke => Problem::new(StatusCode::BAD_REQUEST, "the request's body broke off"),
+            Ending::TooLong => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, TOO_LONG),
             // An upgrade that nobody asked for is no answer.
             Ending::Answer(..) => Problem::failed(Outcome::failed(Failure::Broken)),
             Ending::Fallback => Problem::new(

@@ -185,6 +185,11 @@ impl Site {
                 tuned.queue = valid(queue::Config { mode, ..*tuned.queue })?;
                 service.door.reconfigure_queue(now, tuned.queue);
             }
+            "rate" => {
+                let routes = self.config.routes.iter().zip(&self.routes);
+                let routes = routes.filter(|(route, _)| route.upstream == upstream);
+                routes.filter_map(|(_, state)| state.meter.as_ref()).for_each(|meter| meter.set_mode(mode));
+            }
             "throttle" => {
                 tuned.throttle = valid(throttle::Config { mode, ..*tuned.throttle })?;
                 service.throttle.reconfigure(tuned.throttle);
@@ -204,7 +209,7 @@ impl Site {
             }
             other => {
                 return Err(format!(
-                    "policy is {other:?}; write \"breaker\", \"limit\", \"queue\", \"throttle\", \"bulkhead\", \"timeout\", \"retry\" or \"hedge\""
+                    "policy is {other:?}; write \"breaker\", \"limit\", \"queue\", \"rate\", \"throttle\", \"bulkhead\", \"timeout\", \"retry\" or \"hedge\""
                 ));
             }
         }

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use seaworthy_core::Instant;
 use tokio::net::TcpStream;
 
+use crate::pace::Pace;
 use crate::task::HasClock;
 use crate::worker::Worker;
 
@@ -22,8 +23,8 @@ pub(crate) struct Marks {
     pub head_since: Cell<Instant>,
     /// Nothing is going on.
     pub idle_since: Cell<Instant>,
-    /// The client does not take what is written.
-    pub blocked_since: Cell<Instant>,
+    /// How the client takes what is written.
+    pub pace: Pace,
     /// Calls that are being answered.
     pub busy: Cell<u32>,
 }
@@ -33,7 +34,7 @@ impl Marks {
         Self {
             head_since: Cell::new(Instant::FAR),
             idle_since: Cell::new(now),
-            blocked_since: Cell::new(Instant::FAR),
+            pace: Pace::default(),
             busy: Cell::new(0),
         }
     }
@@ -75,12 +76,11 @@ impl Socket {
         }
     }
 
-    fn note_write<T>(&self, polled: Poll<T>) -> Poll<T> {
-        let since = &self.marks.blocked_since;
-        match polled {
-            Poll::Ready(_) => since.set(Instant::FAR),
-            Poll::Pending if since.get() == Instant::FAR => since.set(self.home.clock().now()),
-            Poll::Pending => {}
+    fn note_write(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let now = self.home.clock().now();
+        match &polled {
+            Poll::Ready(written) => self.marks.pace.moved(now, written.as_ref().map_or(0, |n| *n as u64)),
+            Poll::Pending => self.marks.pace.wait(now),
         }
         polled
     }

@@ -15,6 +15,7 @@ use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use seaworthy_core::Instant;
 
+use crate::pace::Pace;
 use crate::task::HasClock;
 use crate::worker::Worker;
 
@@ -24,8 +25,10 @@ pub(crate) struct Tape {
     reel: RefCell<Reel>,
     /// The most bytes that are kept.
     most: usize,
-    /// Since when an attempt has been waiting for the client; [`Instant::FAR`] if none is.
-    waiting_since: Cell<Instant>,
+    /// How the client gets on with it.
+    pace: Pace,
+    /// It is longer than a body may be.
+    too_long: Cell<bool>,
     /// It did not fit.
     overflowed: Cell<bool>,
     /// The client's side broke off or was not HTTP.
@@ -52,7 +55,8 @@ impl Tape {
             home,
             reel: RefCell::new(reel),
             most,
-            waiting_since: Cell::new(Instant::FAR),
+            pace: Pace::default(),
+            too_long: Cell::new(false),
             overflowed: Cell::new(too_long),
             broke: Cell::new(false),
         })
@@ -78,28 +82,41 @@ impl Tape {
         self.broke.get()
     }
 
-    /// Since when the client has kept an attempt waiting.
-    pub(crate) fn waiting_since(&self) -> Instant {
-        self.waiting_since.get()
+    /// When the client has kept an attempt waiting for too long.
+    pub(crate) fn due(&self, now: Instant) -> Instant {
+        self.pace.due(now, &self.home.site.config.limits)
+    }
+
+    /// Whether it is longer than a body may be.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.too_long.get()
     }
 
     /// How many pieces have moved on, and whether the next is the client's to send.
     pub(crate) fn progress(&self) -> (usize, bool) {
-        (self.reel.borrow().pieces, self.waiting_since.get() != Instant::FAR)
+        (self.reel.borrow().pieces, self.pace.is_waiting())
     }
 
     fn poll_live(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientBroke>>> {
         let mut reel = self.reel.borrow_mut();
         let polled = Pin::new(&mut reel.live).poll_frame(cx);
         if polled.is_pending() {
-            if self.waiting_since.get() == Instant::FAR {
-                self.waiting_since.set(self.home.clock().now());
-            }
+            self.pace.wait(self.home.clock().now());
             return Poll::Pending;
         }
-        self.waiting_since.set(Instant::FAR);
-        match ready!(polled) {
-            Some(Ok(frame)) => Poll::Ready(Some(Ok(self.keep(&mut reel, frame)))),
+        let polled = ready!(polled);
+        let bytes = polled.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
+        self.pace.moved(self.home.clock().now(), bytes as u64);
+        match polled {
+            Some(Ok(frame)) => {
+                let frame = self.keep(&mut reel, frame);
+                if self.home.site.config.limits.body_bytes.is_some_and(|most| reel.bytes as u64 > most) {
+                    self.broke.set(true);
+                    self.too_long.set(true);
+                    return Poll::Ready(Some(Err(ClientBroke::TooLong)));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
             Some(Err(error)) => {
                 self.broke.set(true);
                 Poll::Ready(Some(Err(ClientBroke::Off(error))))
@@ -221,6 +238,8 @@ impl Body for Upload {
 pub(crate) enum ClientBroke {
     /// It broke off, or was not HTTP.
     Off(hyper::Error),
+    /// It is longer than a body may be.
+    TooLong,
     /// An attempt needed what is no longer kept. The driver starts none that could; this is the backstop.
     NotKept,
 }
@@ -229,6 +248,7 @@ impl fmt::Display for ClientBroke {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Off(_) => "the request's body broke off",
+            Self::TooLong => "the request's body is too long",
             Self::NotKept => "the request's body is no longer kept",
         })
     }
@@ -238,7 +258,7 @@ impl std::error::Error for ClientBroke {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Off(error) => Some(error),
-            Self::NotKept => None,
+            Self::TooLong | Self::NotKept => None,
         }
     }
 }

@@ -5,9 +5,10 @@ use std::fmt::{self, Write};
 use seaworthy::clock;
 use seaworthy::shared::door::{Door, Snapshot};
 use seaworthy_core::Criticality;
+use seaworthy_core::gate::breaker::State;
 
 use super::metrics::{family, label};
-use crate::rate::Counts;
+use crate::rate::{Counts, Meter};
 use crate::site::Site;
 
 pub(super) fn write(out: &mut String, site: &Site) -> fmt::Result {
@@ -145,12 +146,15 @@ fn throttles(out: &mut String, site: &Site) -> fmt::Result {
 }
 
 fn rates(out: &mut String, site: &Site) -> fmt::Result {
-    let all = site.meter.iter().map(|meter| ("rate=\"all\"".to_owned(), meter.counts()));
+    let now = clock::now();
+    let seen = |meter: &Meter| (meter.counts(), meter.own(now).keys);
+    let all = site.meter.iter().map(|meter| ("listener=\"all\"".to_owned(), seen(meter)));
     let routes = site.config.routes.iter().zip(&site.routes);
     let routes = routes.filter_map(|(route, state)| {
-        Some((format!("route=\"{}\"", label(&route.name)), state.meter.as_ref()?.counts()))
+        Some((format!("route=\"{}\"", label(&route.name)), seen(state.meter.as_ref()?)))
     });
-    let counts: Vec<(String, Counts)> = all.chain(routes).collect();
+    let counts: Vec<(String, Counts, u32)> =
+        all.chain(routes).map(|(place, (counts, keys))| (place, counts, keys)).collect();
     type Pick = fn(&Counts) -> u64;
     let rows: [(&str, &str, Pick); 3] = [
         ("rate_refused_total", "Calls beyond their rate.", |counts| counts.refused),
@@ -159,9 +163,16 @@ fn rates(out: &mut String, site: &Site) -> fmt::Result {
     ];
     for (metric, help, pick) in rows {
         family(out, metric, "counter", help)?;
-        for (place, counts) in &counts {
+        for (place, counts, _) in &counts {
             writeln!(out, "seaworthy_{metric}{{{place}}} {}", pick(counts))?;
         }
     }
-    Ok(())
+    family(out, "rate_keys", "gauge", "Clients that are told apart here.")?;
+    for (place, _, keys) in &counts {
+        writeln!(out, "seaworthy_rate_keys{{{place}}} {keys}")?;
+    }
+    let Some(store) = &site.redis else { return Ok(()) };
+    let up = u8::from(store.snapshot(now).state == State::Closed);
+    family(out, "redis_up", "gauge", "Whether Redis answers.")?;
+    writeln!(out, "seaworthy_redis_up {up}")
 }
