@@ -29,7 +29,7 @@ use crate::table::join;
 use crate::text::Text;
 use crate::value::Value;
 
-use overload::ClientDraft;
+use overload::{ClientDraft, Top};
 use topology::ProcessDraft;
 
 /// Reads a TOML text. If it is not TOML at all, only that is told: what follows from a broken line would only mislead.
@@ -122,14 +122,15 @@ fn document(mut reader: Reader<'_>, root: &DeTable<'_>, is_command_line: bool) -
     listeners(&mut reader, &proxy, &proxy_marks, root);
 
     overload::wanted(&mut proxy.gating, &mut proxy.rating, &proxy_marks);
-    overload::process(&mut reader, &proxy, &proxy_marks);
+    let top = Top::of(root);
+    overload::process(&mut reader, &proxy, &proxy_marks, top);
 
     let clients = overload::clients(&mut reader, root);
     let processes = topology::processes(&mut reader, root);
     let upstreams = upstreams(&mut reader, root);
     topology::loops(&mut reader, &proxy, &upstreams);
     topology::references(&mut reader, &upstreams, &processes);
-    let routes = routes(&mut reader, root, &upstreams, (&proxy, &proxy_marks));
+    let routes = routes(&mut reader, root, &upstreams, top);
     let draft = Draft { proxy, proxy_marks, clients, processes, upstreams, routes };
     if !reader.is_usable() {
         return Err(mistakes(reader));
@@ -270,7 +271,7 @@ fn routes(
     reader: &mut Reader<'_>,
     root: &DeTable<'_>,
     upstreams: &[UpstreamDraft],
-    proxy: (&Proxy, &Marks),
+    top: Top,
 ) -> Vec<RouteDraft> {
     let Some((key, value)) = root.get_key_value("route") else {
         return only_route(reader, upstreams).into_iter().collect();
@@ -281,7 +282,7 @@ fn routes(
         return Vec::new();
     };
     let mut routes: Vec<RouteDraft> =
-        items.iter().filter_map(|item| route(reader, item, &key.span(), upstreams, proxy)).collect();
+        items.iter().filter_map(|item| route(reader, item, &key.span(), upstreams, top)).collect();
     duplicates(reader, &routes);
     unused(reader, &routes, upstreams, items.len());
     // A stable sort, so that the first in the file goes before its equals.
@@ -313,7 +314,7 @@ fn route(
     item: &Spanned<DeValue<'_>>,
     list: &Range<usize>,
     upstreams: &[UpstreamDraft],
-    proxy: (&Proxy, &Marks),
+    top: Top,
 ) -> Option<RouteDraft> {
     let Some(table) = item.get_ref().as_table() else {
         let message = format!("route holds {}, not a table", described(item.get_ref()));
@@ -342,7 +343,7 @@ fn route(
     let scope = Scope { path: "route", header: &header, policies: &policies, marks: &marks, endpoints };
     checks::policies(reader, &scope, told);
     overload::wanted(&mut routing.gating, &mut routing.rating, &marks);
-    overload::route(reader, proxy, &mut routing, &marks, (chosen, upstreams));
+    overload::route(reader, top, table, &mut routing, &marks, (chosen, upstreams));
     policies.call.fallback = !routing.degrade.is_empty();
     Some(RouteDraft { header, routing, policies, marks, upstream: chosen? })
 }

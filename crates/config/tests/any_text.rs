@@ -1,10 +1,11 @@
 //! No text makes it panic, and whatever it accepts can be used.
 
 use proptest::prelude::*;
-use seaworthy_config::{Config, Where};
+use seaworthy_config::{Config, Degrade, RateStore, Where};
 
 const SHOP: &str = include_str!("../../../examples/shop.toml");
 const TOPOLOGY: &str = include_str!("../../../examples/topology.toml");
+const OVERLOAD: &str = include_str!("../../../examples/overload.toml");
 const PROCESSES: &str = include_str!("../../../examples/processes.toml");
 
 /// What must hold for any text.
@@ -16,6 +17,18 @@ fn try_it(text: &str) {
             let sources = config.upstreams.iter().flat_map(|upstream| &upstream.sources);
             for source in sources.map(|source| &source.at) {
                 assert!(!matches!(source, Where::Process(at) if *at >= config.processes.len()), "{source:?}");
+            }
+            for route in &config.routes {
+                let others = route.degrade.iter().filter_map(|degrade| match degrade {
+                    Degrade::Upstream(other) => Some(other.upstream),
+                    _ => None,
+                });
+                assert!(
+                    others.into_iter().all(|other| other < config.upstreams.len() && other != route.upstream)
+                );
+                assert!(route.flags.is_none() || config.data.is_some());
+                let stores = [config.rate, route.rate].into_iter().flatten().map(|rate| rate.store);
+                assert!(stores.into_iter().all(|store| store == RateStore::Local || config.redis.is_some()));
             }
             assert!(config.upstreams.iter().all(|upstream| !upstream.sources.is_empty()));
             assert!(!config.effective.to_string().is_empty());
@@ -36,7 +49,7 @@ fn try_it(text: &str) {
 
 /// A piece of a configuration: a line, a token or an odd character.
 fn piece() -> impl Strategy<Value = String> {
-    let lines: Vec<String> = [SHOP, TOPOLOGY, PROCESSES]
+    let lines: Vec<String> = [SHOP, TOPOLOGY, OVERLOAD, PROCESSES]
         .iter()
         .flat_map(|text| text.lines())
         .map(|line| format!("{line}\n"))
@@ -111,6 +124,11 @@ proptest! {
         let start = (0..=at).rev().find(|i| text.is_char_boundary(*i)).unwrap();
         let end = (at + cut..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len());
         try_it(&format!("{}{piece}{}\n{PROCESSES}", &text[..start], &text[end..]));
+    }
+
+    #[test]
+    fn a_busy_day_with_a_piece_replaced(at in 0..OVERLOAD.len(), cut in 0..40usize, piece in piece()) {
+        try_it(&format!("{}{piece}{}", &OVERLOAD[..at], &OVERLOAD[(at + cut).min(OVERLOAD.len())..]));
     }
 
     #[test]

@@ -64,6 +64,23 @@ fn mistakes_about_places_are_found_at_once() {
 }
 
 #[test]
+fn mistakes_about_overload_are_found_at_once() {
+    let mistakes = example("overload-mistakes.toml").unwrap_err();
+    assert_eq!((mistakes.errors.len(), mistakes.warnings.len()), (14, 0));
+    insta::assert_snapshot!(mistakes);
+}
+
+#[test]
+fn what_is_in_force_on_a_busy_day() {
+    let config = example("overload.toml").unwrap();
+    assert_eq!(config.warnings, []);
+    let told = config.effective.settings.iter().filter(|setting| !matches!(setting.origin, Origin::Default));
+    let told: String = told.map(|s| format!("{} = {}  # {}\n", s.path, s.value, s.origin)).collect();
+    assert!(!told.contains("crawler-7f3a"), "{told}");
+    insta::assert_snapshot!(told);
+}
+
+#[test]
 fn what_is_in_force_with_processes() {
     let config = example("processes.toml").unwrap();
     assert_eq!(config.warnings, []);
@@ -75,7 +92,7 @@ fn what_is_in_force_with_processes() {
 /// The listing of what is in force is itself a configuration, and means the same.
 #[test]
 fn what_is_in_force_can_be_written_back() {
-    for name in ["shop.toml", "topology.toml"] {
+    for name in ["shop.toml", "topology.toml", "overload.toml"] {
         let example = example(name).unwrap();
         assert_eq!(example.warnings, []);
         let text = written_back(&example);
@@ -83,12 +100,15 @@ fn what_is_in_force_can_be_written_back() {
         let again = again.unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"));
         assert_eq!((again.upstreams, again.routes), (example.upstreams, example.routes));
         assert_eq!((again.listen, again.limits, again.log), (example.listen, example.limits, example.log));
+        assert_eq!((again.gate, again.rate, again.redis), (example.gate, example.rate, example.redis));
+        assert_eq!((again.pressure, again.stale_memory), (example.pressure, example.stale_memory));
         assert_eq!((again.zone, again.region, again.data), (example.zone, example.region, example.data));
     }
 }
 
 fn written_back(config: &Config) -> String {
-    let settings = config.effective.settings.iter();
+    // The keys of clients are not shown.
+    let settings = config.effective.settings.iter().filter(|setting| !setting.path.starts_with("client."));
     let (routes, others): (Vec<_>, Vec<_>) = settings.partition(|setting| setting.path.starts_with("route."));
     let mut text: String = others.iter().map(|s| format!("{} = {}\n", s.path, s.value)).collect();
     for route in &config.routes {

@@ -18,6 +18,20 @@ use crate::settings::{CLIENT, Client, Fallback, Gating, Proxy, Rating, Routing};
 use crate::shape::described;
 use crate::table::join;
 
+/// What stands at the top that routes may need, right or wrong.
+#[derive(Clone, Copy)]
+pub(super) struct Top {
+    has_redis: bool,
+    has_data: bool,
+}
+
+impl Top {
+    pub(super) fn of(root: &DeTable<'_>) -> Self {
+        let has_data = root.get("data").is_some_and(|data| data.get_ref().as_str() != Some("off"));
+        Self { has_redis: root.contains_key("redis"), has_data }
+    }
+}
+
 /// What is said of one client.
 pub(super) struct ClientDraft {
     pub settings: Client,
@@ -85,33 +99,28 @@ pub(super) fn wanted(gating: &mut Gating, rating: &mut Rating, marks: &Marks) {
 }
 
 /// Checks what the top of the file says of gates, rates and pressure.
-pub(super) fn process(reader: &mut Reader<'_>, proxy: &Proxy, marks: &Marks) {
+pub(super) fn process(reader: &mut Reader<'_>, proxy: &Proxy, marks: &Marks, top: Top) {
     let Proxy { gating, rating, pressure, .. } = proxy;
     let mut scope = Here { reader, path: "", marks };
-    scope.gates(gating, rating, marks.own("redis").is_some());
+    scope.gates(gating, rating, top.has_redis);
     scope.rules("pressure", pressure.faults());
-    if marks.own("redis").is_some_and(|_| marks.own("redis.url").is_none()) {
-        scope.fault(
-            &["redis"],
-            "redis has no url",
-            "write where it is, such as url = \"redis://10.0.0.5:6379\"",
-        );
-    }
 }
 
 /// Checks what a route says of gates, rates and what answers instead, and settles the order of the latter.
 pub(super) fn route(
     reader: &mut Reader<'_>,
-    proxy: (&Proxy, &Marks),
+    top: Top,
+    table: &DeTable<'_>,
     routing: &mut Routing,
     marks: &Marks,
     (upstream, upstreams): (Option<usize>, &[UpstreamDraft]),
 ) {
-    let (proxy, top) = proxy;
     let mut scope = Here { reader, path: "route", marks };
-    scope.gates(&routing.gating, &routing.rating, top.own("redis").is_some());
+    scope.gates(&routing.gating, &routing.rating, top.has_redis);
     scope.order(routing);
-    scope.substitute(routing, upstream, upstreams);
+    if let Some(substitute) = table.get("substitute").and_then(|value| value.get_ref().as_table()) {
+        scope.substitute(substitute, routing, upstream, upstreams);
+    }
     let takes_get =
         routing.methods.is_empty() || routing.methods.iter().any(|m| matches!(*m, "GET" | "HEAD"));
     if !takes_get && routing.degrade.contains(&Kind::Stale) {
@@ -122,11 +131,11 @@ pub(super) fn route(
             remedy,
         );
     }
-    if marks.own("flags").is_some() && proxy.data.is_none() && top.own("data").is_none() {
+    if marks.own("flags").is_some() && !top.has_data {
         let remedy = "what flags last were is kept there; write data = \"/var/lib/seaworthy\" at the top";
         scope.fault(&["flags"], "route.flags is set, and there is no data", remedy);
     }
-    if routing.fallback.file.is_some() && marks.own("fallback.body").is_some() {
+    if routing.fallback.file.is_some() && !routing.fallback.body.is_empty() {
         let remedy = "one of them is the body; remove the other";
         scope.fault(&["fallback.file"], "route.fallback.file is set, and so is body", remedy);
     }
@@ -220,17 +229,23 @@ impl Here<'_, '_> {
     }
 
     /// The other upstream must be there, and be another.
-    fn substitute(&mut self, routing: &Routing, upstream: Option<usize>, upstreams: &[UpstreamDraft]) {
-        if self.marks.own("substitute").is_none() {
-            return;
-        }
+    fn substitute(
+        &mut self,
+        table: &DeTable<'_>,
+        routing: &Routing,
+        upstream: Option<usize>,
+        upstreams: &[UpstreamDraft],
+    ) {
         let names = || upstreams.iter().map(|upstream| upstream.name.as_str());
         let wanted = routing.substitute.upstream.as_str();
-        if self.marks.own("substitute.upstream").is_none() {
+        if table.get("upstream").is_none() {
             let remedy =
                 "write the name of the upstream that answers instead, such as upstream = \"popular\"";
             self.fault(&["substitute"], "route.substitute names no upstream", remedy);
             return;
+        }
+        if self.marks.own("substitute.upstream").is_none() {
+            return; // It can't be read, which was told.
         }
         let found = names().position(|name| name == wanted);
         if found.is_none() && !upstreams.is_empty() {

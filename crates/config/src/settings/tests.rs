@@ -6,8 +6,7 @@ use super::*;
 /// Does not compile once the core has a field that is not listed here, and then it wants a line in a table above too.
 #[test]
 fn every_field_of_the_core_has_a_setting() {
-    let Policies { call, breaker, limit, queue, throttle, bulkhead, outlier, balance, timing, .. } =
-        Policies::default();
+    let Policies { call, breaker, limit, bulkhead, outlier, balance, timing, .. } = Policies::default();
     let call::Config { deadline: _, timeout, retry, budget, hedge, fallback: _ } = call;
     let timeout::Config {
         mode: _,
@@ -49,19 +48,6 @@ fn every_field_of_the_core_has_a_setting() {
         slow_after: _,
         baseline_window: _,
     } = limit;
-    let queue::Config { mode: _, size: _, max_wait: _, overload_after: _ } = queue;
-    let throttle::Config { mode: _, window: _, multiplier: _, most: _, probes_per_second: _ } = throttle;
-    let Proxy { pressure, rating, .. } = Proxy::default();
-    let pressure::Config {
-        mode: _,
-        cpu: _,
-        cpu_stall: _,
-        memory: _,
-        memory_stall: _,
-        descriptors: _,
-        floor: _,
-    } = pressure;
-    let rate::Config { mode: _, calls: _, per: _, burst: _, keys: _ } = rating.rate;
     let bulkhead::Config { mode: _, concurrency: _, queue: _, max_wait: _ } = bulkhead;
     let outlier::Config {
         mode: _,
@@ -85,6 +71,28 @@ fn every_field_of_the_core_has_a_setting() {
     let fields: Vec<usize> = POLICIES.tables.iter().map(|table| table.fields.len()).collect();
     let names = "timeout, breaker, retry, budget, hedge, limit, throttle, bulkhead, balance, check, outlier, discovery";
     assert_eq!(fields, [9, 15, 6, 3, 4, 8, 5, 4, 7, 14, 8, 4], "{names}");
+}
+
+/// Likewise, for what holds calls back.
+#[test]
+fn every_field_of_what_holds_back_has_a_setting() {
+    let Policies { queue, throttle, .. } = Policies::default();
+    let queue::Config { mode: _, size: _, max_wait: _, overload_after: _ } = queue;
+    let throttle::Config { mode: _, window: _, multiplier: _, most: _, probes_per_second: _ } = throttle;
+    let Proxy { pressure, rating, .. } = Proxy::default();
+    let pressure::Config {
+        mode: _,
+        cpu: _,
+        cpu_stall: _,
+        memory: _,
+        memory_stall: _,
+        descriptors: _,
+        floor: _,
+    } = pressure;
+    let rate::Config { mode: _, calls: _, per: _, burst: _, keys: _ } = rating.rate;
+    let tables = [&LISTENER_LIMIT, &LISTENER_RATE, &PRESSURE];
+    assert_eq!(tables.map(|table| table.fields.len()), [7, 8, 7], "limit, rate, pressure");
+    assert_eq!(LISTENER_LIMIT.tables[0].fields.len(), 4, "queue");
 }
 
 /// For each setting one that it takes and that is not its default.
