@@ -14,10 +14,29 @@
 //!   overloaded, and the newest goes first: the oldest has waited so long that its caller may have left, and of calls that all
 //!   wait too long none would be served in time (Facebook's adaptive LIFO; Maurer, "Fail at Scale", 2015).
 //! * Nothing is served past its time: [`Config::max_wait`], or its caller's deadline if that is earlier.
-//! * When it is full, the victim is of the least critical that wait, there of the client with the most, and of that client who would
-//!   be served last. It may be the one that has just come.
+//! * When it is full, whose time is over makes room. Else the victim is of the least critical that wait, there of the client
+//!   with the most (of several the one whose turn is last), and of that client who would be served last. It may be the one that
+//!   has just come.
 //!
-//! Everything is O(log n) of the calls that wait.
+//! Every step is O(log n) of the calls that wait.
+//!
+//! ```text
+//!                                        +--> next: it goes
+//! join --> waits ------------------------+--> expired: its time was over
+//!   |                                    +--> displaced by one that joined, or by new numbers
+//!   +--> refused: no room, or no time    +--> leave: its caller went away
+//! ```
+//!
+//! ```
+//! use seaworthy_core::gate::queue::{Asking, Config, Queue};
+//! use seaworthy_core::{Criticality, Instant, Valid};
+//! let now = Instant::from_millis(1);
+//! let mut queue = Queue::new(Valid::new(Config::default()).unwrap());
+//! let asking = |criticality| Asking { criticality, client: 7, deadline: None };
+//! let report = queue.join(now, asking(Criticality::Sheddable)).unwrap().id;
+//! let order = queue.join(now, asking(Criticality::Critical)).unwrap().id;
+//! assert_eq!([queue.next(now), queue.next(now)], [Some(order), Some(report)]);
+//! ```
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -97,8 +116,17 @@ pub struct Joined {
     pub id: Id,
     /// Until when it waits.
     pub until: Instant,
-    /// Who had to leave for it, with [`displaced`].
-    pub displaced: Option<Id>,
+    /// Who had to leave for it.
+    pub displaced: Option<Gone>,
+}
+
+/// A call that waits no more, and was not served: it is to be told so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gone {
+    /// What it is called.
+    pub id: Id,
+    /// What it is to be told.
+    pub rejection: Rejection,
 }
 
 /// The state of a [`Queue`] at a moment. What is by criticality is in the order of [`Criticality::ALL`].
@@ -122,6 +150,8 @@ pub struct Snapshot {
     pub shed: [u64; LEVELS],
     /// Calls that waited in vain until their time was over, so far.
     pub expired: [u64; LEVELS],
+    /// Calls whose callers went away while they waited, so far.
+    pub left: [u64; LEVELS],
 }
 
 /// Calls that wait. See the [module](self).
@@ -130,6 +160,8 @@ pub struct Queue {
     config: Valid<Config>,
     calls: BTreeMap<Id, Waiting>,
     levels: [Level; LEVELS],
+    /// The calls by when their time is over.
+    ends: BTreeSet<(Instant, Id)>,
     next_id: u64,
     next_turn: u64,
     /// Since when it has not been empty.
@@ -137,6 +169,7 @@ pub struct Queue {
     served: [u64; LEVELS],
     shed: [u64; LEVELS],
     expired: [u64; LEVELS],
+    left: [u64; LEVELS],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -157,24 +190,28 @@ impl Queue {
             config,
             calls: BTreeMap::new(),
             levels: Default::default(),
+            ends: BTreeSet::new(),
             next_id: 0,
             next_turn: 0,
             busy_since: Instant::ZERO,
             served: [0; LEVELS],
             shed: [0; LEVELS],
             expired: [0; LEVELS],
+            left: [0; LEVELS],
         }
     }
 
-    /// Takes new numbers. Who waits goes on waiting as long as it was told.
-    pub fn reconfigure(&mut self, config: Valid<Config>) {
+    /// Takes new numbers. Who waits, waits from now on no longer than the new `max_wait`. There may be too many now: ask
+    /// [`surplus`](Self::surplus) until it says `None`.
+    pub fn reconfigure(&mut self, now: Instant, config: Valid<Config>) {
         self.config = config;
+        self.shorten(now);
     }
 
     /// Whether calls wait at all.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.config.mode == Mode::Enforce && self.config.size > 0
+        self.room() > 0
     }
 
     /// How many wait.
@@ -189,10 +226,10 @@ impl Queue {
         self.calls.is_empty()
     }
 
-    /// Whether the call still waits.
+    /// Until when the call waits; `None` if it does not wait any more.
     #[must_use]
-    pub fn has(&self, id: Id) -> bool {
-        self.calls.contains_key(&id)
+    pub fn until(&self, id: Id) -> Option<Instant> {
+        self.calls.get(&id).map(|call| call.until)
     }
 
     /// A call would wait.
@@ -203,52 +240,76 @@ impl Queue {
         let level = asking.criticality.rank();
         let longest = now.plus(self.config.max_wait);
         let until = asking.deadline.map_or(longest, |deadline| deadline.min(longest));
-        if until <= now {
-            self.expired[level] += 1;
-            return Err(Rejection::new(Policy::Queue, Reason::DeadlineTooShort));
-        }
+        self.shorten(now);
         if !self.is_on() {
             self.shed[level] += 1;
             return Err(FULL);
         }
-        if self.calls.is_empty() {
+        if until <= now {
+            self.expired[level] += 1;
+            return Err(TOO_LATE);
+        }
+        // Earlier than it began: the clock was set back.
+        if self.calls.is_empty() || now < self.busy_since {
             self.busy_since = now;
         }
-        let id = Id(self.next_id);
-        self.next_id += 1;
+        let id = Id(take(&mut self.next_id));
         let is_deadline = until < longest;
         self.add(id, Waiting { level, client: asking.client, joined: now, until, is_deadline });
-        let displaced = (self.calls.len() > self.config.size as usize).then(|| self.displace(now));
-        match displaced.flatten() {
-            Some(victim) if victim == id => Err(FULL),
+        match self.surplus(now) {
+            Some(gone) if gone.id == id => Err(FULL),
             displaced => Ok(Joined { id, until, displaced }),
         }
     }
 
-    /// A place is free: who takes it. Those whose time is over are passed, and don't wait any more.
+    /// A place is free: who takes it. Those whose time is over are passed and wait no more; to tell them, ask
+    /// [`expired`](Self::expired) first.
     pub fn next(&mut self, now: Instant) -> Option<Id> {
-        loop {
-            let newest = self.is_overloaded(now);
-            let id = self.levels.iter().find_map(|level| level.next(newest))?;
-            let waiting = self.remove(id)?;
-            if now < waiting.until {
-                self.levels[waiting.level].turn_over(waiting.client, &mut self.next_turn);
-                self.served[waiting.level] += 1;
-                return Some(id);
-            }
-            self.expired[waiting.level] += 1;
-        }
+        while self.expired(now).is_some() {}
+        let newest = self.is_overloaded(now);
+        let id = self.levels.iter().find_map(|level| level.next(newest))?;
+        let call = self.remove(id)?;
+        self.levels[call.level].turn_over(call.client, &mut self.next_turn);
+        self.served[call.level] += 1;
+        Some(id)
     }
 
-    /// The call has given up waiting, or its time may be over. If that is so, or [`next`](Self::next) has found it so, this is its
-    /// refusal; otherwise it has just left. One that was served or displaced is not to be asked about.
-    pub fn leave(&mut self, now: Instant, id: Id) -> Option<Rejection> {
-        let Some(waiting) = self.remove(id) else { return Some(expired(false)) };
-        let is_over = now >= waiting.until;
-        if is_over {
-            self.expired[waiting.level] += 1;
+    /// One whose time is over. It waits no more.
+    pub fn expired(&mut self, now: Instant) -> Option<Gone> {
+        self.shorten(now);
+        let (until, id) = *self.ends.first()?;
+        if now < until {
+            return None;
         }
-        is_over.then(|| expired(waiting.is_deadline))
+        let call = self.remove(id)?;
+        self.expired[call.level] += 1;
+        Some(Gone { id, rejection: if call.is_deadline { TOO_LATE } else { TOO_LONG } })
+    }
+
+    /// One who is to go because more wait than may. It waits no more.
+    pub fn surplus(&mut self, now: Instant) -> Option<Gone> {
+        if self.calls.len() <= self.room() {
+            return None;
+        }
+        let expired = self.expired(now);
+        if expired.is_some() {
+            return expired;
+        }
+        // Who would be served last: while the newest goes first, that is the oldest.
+        let oldest = self.is_overloaded(now);
+        let id = self.levels.iter().rev().find_map(|level| level.last(oldest))?;
+        let call = self.remove(id)?;
+        self.shed[call.level] += 1;
+        Some(Gone { id, rejection: SHED })
+    }
+
+    /// The caller went away. Whether the call waited still.
+    pub fn leave(&mut self, id: Id) -> bool {
+        let call = self.remove(id);
+        if let Some(call) = call {
+            self.left[call.level] += 1;
+        }
+        call.is_some()
     }
 
     /// Whether it has not been empty for so long that the newest goes first.
@@ -257,54 +318,65 @@ impl Queue {
         !self.calls.is_empty() && now.since(self.busy_since) >= self.config.overload_after
     }
 
-    /// The state at `now`; O(n).
+    /// The state at `now`.
     #[must_use]
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let mut waiting = [0; LEVELS];
-        self.calls.values().for_each(|call| waiting[call.level] += 1);
         Snapshot {
             mode: self.config.mode,
             size: self.config.size,
-            waiting,
+            waiting: core::array::from_fn(|level| self.levels[level].waiting),
             clients: self.levels.iter().map(|level| level.clients.len() as u32).sum(),
             oldest: self.calls.values().next().map(|call| now.since(call.joined)),
             overloaded: self.is_overloaded(now),
             served: self.served,
             shed: self.shed,
             expired: self.expired,
+            left: self.left,
         }
     }
 
-    /// Takes away who is to leave when there is one too many.
-    fn displace(&mut self, now: Instant) -> Option<Id> {
-        // Who would be served last: while the newest goes first, that is the oldest.
-        let oldest = self.is_overloaded(now);
-        let id = self.levels.iter().rev().find_map(|level| level.last(oldest))?;
-        let waiting = self.remove(id)?;
-        self.shed[waiting.level] += 1;
-        Some(id)
+    /// How many may wait.
+    fn room(&self) -> usize {
+        if self.config.mode == Mode::Enforce { self.config.size as usize } else { 0 }
     }
 
-    fn add(&mut self, id: Id, waiting: Waiting) {
-        self.levels[waiting.level].add(waiting.client, id, &mut self.next_turn);
-        self.calls.insert(id, waiting);
+    /// Nobody has longer left than the longest wait, unless that was shortened or the clock was set back.
+    fn shorten(&mut self, now: Instant) {
+        let latest = now.plus(self.config.max_wait);
+        while let Some((until, id)) = self.ends.last().copied()
+            && until > latest
+        {
+            self.ends.remove(&(until, id));
+            self.ends.insert((latest, id));
+            if let Some(call) = self.calls.get_mut(&id) {
+                (call.until, call.is_deadline) = (latest, false);
+            }
+        }
+    }
+
+    fn add(&mut self, id: Id, call: Waiting) {
+        self.levels[call.level].add(call.client, id, &mut self.next_turn);
+        self.ends.insert((call.until, id));
+        self.calls.insert(id, call);
     }
 
     fn remove(&mut self, id: Id) -> Option<Waiting> {
-        let waiting = self.calls.remove(&id)?;
-        self.levels[waiting.level].remove(waiting.client, id);
-        Some(waiting)
+        let call = self.calls.remove(&id)?;
+        self.ends.remove(&(call.until, id));
+        self.levels[call.level].remove(call.client, id);
+        Some(call)
     }
 }
 
 /// The calls of one criticality.
 #[derive(Clone, Debug, Default)]
 struct Level {
+    waiting: u32,
     clients: BTreeMap<u64, Client>,
     /// The clients by whose turn it is.
     turns: BTreeSet<(u64, u64)>,
-    /// The clients by how many of their calls wait.
-    lengths: BTreeSet<(usize, u64)>,
+    /// The clients by how many of their calls wait, and then by turn. By key it would always be the same who yields.
+    lengths: BTreeSet<(usize, u64, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -315,47 +387,55 @@ struct Client {
 
 impl Level {
     fn next(&self, newest: bool) -> Option<Id> {
-        let (_, client) = self.turns.first()?;
-        let calls = &self.clients.get(client)?.calls;
+        let (_, key) = self.turns.first()?;
+        let calls = &self.clients.get(key)?.calls;
         if newest { calls.last().copied() } else { calls.first().copied() }
     }
 
     fn last(&self, oldest: bool) -> Option<Id> {
-        let (_, client) = self.lengths.last()?;
-        let calls = &self.clients.get(client)?.calls;
+        let (_, _, key) = self.lengths.last()?;
+        let calls = &self.clients.get(key)?.calls;
         if oldest { calls.first().copied() } else { calls.last().copied() }
     }
 
     fn add(&mut self, key: u64, id: Id, next_turn: &mut u64) {
-        let Self { clients, turns, lengths } = self;
-        let client = clients.entry(key).or_insert_with(|| {
-            let turn = take(next_turn);
-            turns.insert((turn, key));
-            Client { turn, calls: BTreeSet::new() }
+        self.waiting += 1;
+        self.change(key, next_turn, |client, _| {
+            client.calls.insert(id);
         });
-        lengths.remove(&(client.calls.len(), key));
-        client.calls.insert(id);
-        lengths.insert((client.calls.len(), key));
     }
 
     fn remove(&mut self, key: u64, id: Id) {
-        let Some(client) = self.clients.get_mut(&key) else { return };
-        self.lengths.remove(&(client.calls.len(), key));
-        client.calls.remove(&id);
-        if client.calls.is_empty() {
-            self.turns.remove(&(client.turn, key));
-            self.clients.remove(&key);
-        } else {
-            self.lengths.insert((client.calls.len(), key));
-        }
+        self.waiting -= 1;
+        self.change(key, &mut 0, |client, _| {
+            client.calls.remove(&id);
+        });
     }
 
     /// The client was served, and goes to the end of the round.
     fn turn_over(&mut self, key: u64, next_turn: &mut u64) {
-        let Some(client) = self.clients.get_mut(&key) else { return };
-        self.turns.remove(&(client.turn, key));
-        client.turn = take(next_turn);
-        self.turns.insert((client.turn, key));
+        if self.clients.contains_key(&key) {
+            self.change(key, next_turn, |client, next_turn| client.turn = take(next_turn));
+        }
+    }
+
+    /// Changes a client, and where it stands among the others. One of whom nothing waits is not kept; it comes back at the end of
+    /// the round.
+    fn change(&mut self, key: u64, next_turn: &mut u64, change: impl FnOnce(&mut Client, &mut u64)) {
+        let mut client = match self.clients.remove(&key) {
+            Some(client) => {
+                self.turns.remove(&(client.turn, key));
+                self.lengths.remove(&(client.calls.len(), client.turn, key));
+                client
+            }
+            None => Client { turn: take(next_turn), calls: BTreeSet::new() },
+        };
+        change(&mut client, next_turn);
+        if !client.calls.is_empty() {
+            self.turns.insert((client.turn, key));
+            self.lengths.insert((client.calls.len(), client.turn, key));
+            self.clients.insert(key, client);
+        }
     }
 }
 
@@ -365,22 +445,14 @@ fn take(next: &mut u64) -> u64 {
     taken
 }
 
-/// The refusal of a call that lost its place to another.
-#[must_use]
-pub const fn displaced() -> Rejection {
-    Rejection::new(Policy::Queue, Reason::Shed).after(COME_BACK)
-}
-
-/// The refusal of a call whose time was over, because of its caller's deadline or of the queue's patience.
-const fn expired(is_deadline: bool) -> Rejection {
-    if is_deadline {
-        Rejection::new(Policy::Queue, Reason::DeadlineTooShort)
-    } else {
-        Rejection::new(Policy::Queue, Reason::WaitedTooLong).after(COME_BACK)
-    }
-}
-
+/// No room for a call that has just come.
 const FULL: Rejection = Rejection::new(Policy::Queue, Reason::QueueFull).after(COME_BACK);
+/// It lost its place to another.
+const SHED: Rejection = Rejection::new(Policy::Queue, Reason::Shed).after(COME_BACK);
+/// The queue's patience is over.
+const TOO_LONG: Rejection = Rejection::new(Policy::Queue, Reason::WaitedTooLong).after(COME_BACK);
+/// Its caller's deadline is. To come back is useless.
+const TOO_LATE: Rejection = Rejection::new(Policy::Queue, Reason::DeadlineTooShort);
 /// When there will be room nobody knows; a second is the least that Retry-After can say.
 const COME_BACK: Duration = Duration::from_secs(1);
 const LEVELS: usize = Criticality::ALL.len();

@@ -5,8 +5,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use seaworthy_core::gate::limit::{self, Change, Permit};
-use seaworthy_core::gate::queue::{self, Asking, Id, Queue};
-use seaworthy_core::{Instant, Outcome, Rejection, Valid};
+use seaworthy_core::gate::queue::{self, Asking, Gone, Id, Queue};
+use seaworthy_core::{Instant, Outcome, Policy, Reason, Rejection, Valid};
 
 use super::limit::Limit;
 use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, fence, lock};
@@ -34,7 +34,7 @@ struct Room {
 enum Fate {
     Waits(Waker),
     Admitted(Permit),
-    Displaced,
+    Refused(Rejection),
 }
 
 /// The state of a [`Door`] at a moment.
@@ -80,9 +80,28 @@ impl Door {
         self.hand_on(now);
     }
 
-    /// Takes new numbers for the queue; what waits goes on waiting.
-    pub fn reconfigure_queue(&self, queue: Valid<queue::Config>) {
-        lock(&self.room).queue.reconfigure(queue);
+    /// Takes new numbers for the queue. Who waits keeps its place if there is room still, and is woken to see what they mean
+    /// for it.
+    pub fn reconfigure_queue(&self, now: Instant, queue: Valid<queue::Config>) {
+        let mut room = lock(&self.room);
+        room.queue.reconfigure(now, queue);
+        let mut woken = self.serve(now, &mut room);
+        while let Some(gone) = room.queue.surplus(now) {
+            woken.extend(room.refuse(gone));
+        }
+        self.publish(&room);
+        woken.extend(room.fates.values().filter_map(|fate| match fate {
+            Fate::Waits(waker) => Some(waker.clone()),
+            Fate::Admitted(_) | Fate::Refused(_) => None,
+        }));
+        drop(room);
+        wake(woken);
+    }
+
+    /// The limit, to look at: what is given back to it, and not to the door, wakes nobody who waits.
+    #[must_use]
+    pub const fn limit(&self) -> &Limit {
+        &self.limit
     }
 
     /// The state at `now`.
@@ -105,8 +124,11 @@ impl Door {
     }
 
     /// Admits who may go, and returns who is to be woken for it; outside of the lock, as a waker may do anything.
+    ///
+    /// Whoever failed to take a place must come here afterwards, even if it is refused: while it tried, it was counted as in
+    /// flight, and another who came here just then may have found no place for that alone.
     fn serve(&self, now: Instant, room: &mut MutexGuard<'_, Room>) -> Vec<Waker> {
-        let mut woken = Vec::new();
+        let mut woken = room.expire(now);
         while !room.queue.is_empty() {
             let Some(permit) = self.limit.try_admit() else { break };
             let Some(id) = room.queue.next(now) else {
@@ -115,17 +137,34 @@ impl Door {
             };
             woken.extend(room.decide(id, Fate::Admitted(permit)));
         }
-        self.waiting.store(room.queue.len(), Ordering::Relaxed);
+        self.publish(room);
         woken
+    }
+
+    fn publish(&self, room: &MutexGuard<'_, Room>) {
+        self.waiting.store(room.queue.len(), Ordering::Relaxed);
     }
 }
 
 impl Room {
+    /// Refuses those whose time is over, and returns who is to be woken for it.
+    fn expire(&mut self, now: Instant) -> Vec<Waker> {
+        let mut woken = Vec::new();
+        while let Some(gone) = self.queue.expired(now) {
+            woken.extend(self.refuse(gone));
+        }
+        woken
+    }
+
+    fn refuse(&mut self, gone: Gone) -> Option<Waker> {
+        self.decide(gone.id, Fate::Refused(gone.rejection))
+    }
+
     /// The waker of one whose fate is decided now.
     fn decide(&mut self, id: Id, fate: Fate) -> Option<Waker> {
         match self.fates.insert(id, fate)? {
             Fate::Waits(waker) => Some(waker),
-            Fate::Admitted(_) | Fate::Displaced => None,
+            Fate::Admitted(_) | Fate::Refused(_) => None,
         }
     }
 }
@@ -149,7 +188,7 @@ impl Entering {
         self.waits.map_or(Instant::FAR, |(_, until)| until)
     }
 
-    /// Asks for a place, or waits on for one.
+    /// Asks for a place, or waits on for one. What it asks counts the first time.
     pub fn poll(
         &mut self,
         door: &Door,
@@ -177,25 +216,23 @@ impl Entering {
         }
         let mut room = lock(&door.room);
         if !room.queue.is_on() {
-            drop(room);
+            // Under the lock, so that nobody can have joined meanwhile and miss the place that this tries to take.
             return Poll::Ready(door.limit.admit(now));
         }
-        let joined = match room.queue.join(now, asking) {
-            Ok(joined) => joined,
-            Err(rejection) => return Poll::Ready(Err(rejection)),
-        };
-        room.fates.insert(joined.id, Fate::Waits(cx.waker().clone()));
-        let displaced = joined.displaced.and_then(|id| room.decide(id, Fate::Displaced));
-        door.waiting.store(room.queue.len(), Ordering::Relaxed);
+        let joined = room.queue.join(now, asking);
+        let displaced = joined.ok().and_then(|joined| joined.displaced).and_then(|gone| room.refuse(gone));
+        door.publish(&room);
         // See `hand_on`.
         fence(Ordering::SeqCst);
         let mut woken = door.serve(now, &mut room);
-        self.waits = Some((joined.id, joined.until));
-        let fate = self.hear(&mut room, joined.id);
+        let heard = match joined {
+            Ok(joined) => self.hear(&mut room, joined.id, cx),
+            Err(rejection) => Poll::Ready(Err(rejection)),
+        };
         drop(room);
         woken.extend(displaced);
         wake(woken);
-        fate.map_or(Poll::Pending, Poll::Ready)
+        heard
     }
 
     fn wait(
@@ -206,30 +243,31 @@ impl Entering {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Permit, Rejection>> {
         let mut room = lock(&door.room);
-        if let Some(fate) = self.hear(&mut room, id) {
-            return Poll::Ready(fate);
-        }
-        if now < self.wakes_by() && room.queue.has(id) {
+        let woken = room.expire(now);
+        door.publish(&room);
+        let heard = self.hear(&mut room, id, cx);
+        drop(room);
+        wake(woken);
+        heard
+    }
+
+    /// What has become of it; it will be woken if that is nothing yet.
+    fn hear(
+        &mut self,
+        room: &mut MutexGuard<'_, Room>,
+        id: Id,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Permit, Rejection>> {
+        self.waits = room.queue.until(id).map(|until| (id, until));
+        if self.waits.is_some() {
             room.fates.insert(id, Fate::Waits(cx.waker().clone()));
             return Poll::Pending;
         }
-        room.fates.remove(&id);
-        self.waits = None;
-        let rejection = room.queue.leave(now, id);
-        door.waiting.store(room.queue.len(), Ordering::Relaxed);
-        Poll::Ready(Err(rejection.unwrap_or_else(queue::displaced)))
-    }
-
-    /// What has become of it, if that is decided.
-    fn hear(&mut self, room: &mut MutexGuard<'_, Room>, id: Id) -> Option<Result<Permit, Rejection>> {
-        let decided = room.fates.get(&id).is_none_or(|fate| !matches!(fate, Fate::Waits(_)));
-        if !decided {
-            return None;
-        }
-        self.waits = None;
         match room.fates.remove(&id) {
-            Some(Fate::Admitted(permit)) => Some(Ok(permit)),
-            _ => Some(Err(queue::displaced())),
+            Some(Fate::Admitted(permit)) => Poll::Ready(Ok(permit)),
+            Some(Fate::Refused(rejection)) => Poll::Ready(Err(rejection)),
+            // It does not wait and nothing was decided, so it never waited here.
+            Some(Fate::Waits(_)) | None => Poll::Ready(Err(STRANGER)),
         }
     }
 
@@ -238,11 +276,9 @@ impl Entering {
         let Some((id, _)) = self.waits.take() else { return };
         let mut room = lock(&door.room);
         let fate = room.fates.remove(&id);
-        if let Some(Fate::Waits(_)) = fate {
-            // Whether its time was over as well is of no interest to anybody.
-            let _ = room.queue.leave(now, id);
-            door.waiting.store(room.queue.len(), Ordering::Relaxed);
-        }
+        room.queue.leave(id);
+        door.publish(&room);
+        // Outside of the lock its waker is dropped, too.
         drop(room);
         if let Some(Fate::Admitted(permit)) = fate {
             door.release(now, permit);
@@ -253,3 +289,6 @@ impl Entering {
 fn wake(woken: Vec<Waker>) {
     woken.into_iter().for_each(Waker::wake);
 }
+
+/// Of one that waited at another door: there is no place for it at this.
+const STRANGER: Rejection = Rejection::new(Policy::Queue, Reason::Shed);

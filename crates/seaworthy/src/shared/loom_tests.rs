@@ -120,7 +120,7 @@ fn a_shared_limit_moves_as_a_sequential_one_would() {
                 }
             })
         });
-        threads.map(|thread| thread.join().unwrap());
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(moved.load(Ordering::SeqCst), 1, "told once");
         assert_eq!((limit.snapshot().max_in_flight, limit.snapshot().in_flight), (change.to, 0));
     });
@@ -324,6 +324,71 @@ fn a_place_given_to_one_who_has_left_goes_to_the_next() {
         assert!(woken.0.load(Ordering::SeqCst) > 0, "a place is free, and nobody said so");
         let permit = door_poll(&door, &mut second, &woken).unwrap();
         door.release(NOW, permit);
+    });
+}
+
+#[test]
+fn one_who_is_turned_away_costs_nobody_a_place() {
+    // Three threads: without a bound it takes too long. Three preemptions suffice to find the fault that this is about.
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let limit = limit::Config { max_in_flight: 1, ..Default::default() };
+        let queue = queue::Config { size: 1, ..Default::default() };
+        let door = Arc::new(Door::new(Valid::new(limit).unwrap(), Valid::new(queue).unwrap()));
+        let held = door_poll(&door, &mut Entering::new(), &Default::default()).unwrap();
+        let leaver = {
+            let door = door.clone();
+            on_cell(0, move || door.release(NOW, held))
+        };
+        let turned_away = {
+            let door = door.clone();
+            on_cell(1, move || {
+                let asking = Asking { criticality: Criticality::Sheddable, ..ASKING };
+                let mut entering = Entering::new();
+                let waker = std::sync::Arc::new(Woken::default()).into();
+                match entering.poll(&door, NOW, asking, &mut std::task::Context::from_waker(&waker)) {
+                    std::task::Poll::Ready(Ok(permit)) => door.release(NOW, permit),
+                    std::task::Poll::Ready(Err(_)) => {}
+                    std::task::Poll::Pending => entering.leave(&door, NOW),
+                }
+            })
+        };
+        let woken = std::sync::Arc::new(Woken::default());
+        let mut entering = Entering::new();
+        let at_once = door_poll(&door, &mut entering, &woken);
+        leaver.join().unwrap();
+        turned_away.join().unwrap();
+        let admitted = at_once.or_else(|| {
+            assert!(woken.0.load(Ordering::SeqCst) > 0, "a place is free, and nobody said so");
+            door_poll(&door, &mut entering, &woken)
+        });
+        door.release(NOW, admitted.unwrap());
+        assert_eq!(door.snapshot(NOW).limit.in_flight, 0);
+    });
+}
+
+#[test]
+fn a_raised_limit_is_never_missed() {
+    loom::model(|| {
+        let door = Arc::new(narrow_door());
+        let held = door_poll(&door, &mut Entering::new(), &Default::default()).unwrap();
+        let raiser = {
+            let door = door.clone();
+            let raised = limit::Config { max_in_flight: 2, ..Default::default() };
+            on_cell(0, move || door.reconfigure(NOW, Valid::new(raised).unwrap()))
+        };
+        let woken = std::sync::Arc::new(Woken::default());
+        let mut entering = Entering::new();
+        let at_once = door_poll(&door, &mut entering, &woken);
+        raiser.join().unwrap();
+        let admitted = at_once.or_else(|| {
+            assert!(woken.0.load(Ordering::SeqCst) > 0, "a place is free, and nobody said so");
+            door_poll(&door, &mut entering, &woken)
+        });
+        door.release(NOW, admitted.unwrap());
+        door.release(NOW, held);
+        assert_eq!(door.snapshot(NOW).limit.in_flight, 0);
     });
 }
 
