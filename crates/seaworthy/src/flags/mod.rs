@@ -23,7 +23,35 @@ mod answer;
 mod context;
 mod file;
 mod keep;
+#[cfg(feature = "flags")]
+mod live;
+pub mod ofrep;
+#[cfg(feature = "flags")]
+mod ofrep_client;
+#[cfg(feature = "flags")]
+mod provider;
+#[cfg(feature = "flags")]
+mod source;
 
 pub use answer::{Answer, Trouble};
 pub use context::Fingerprint;
 pub use keep::{Config as KeeperConfig, Good, Keeper, NotWritten, Notice, Snapshot};
+#[cfg(feature = "flags")]
+pub use live::{Builder, Evaluation, Flags, Origin, State};
+#[cfg(feature = "flags")]
+pub use ofrep_client::{BadUrl, OfrepClient};
+#[cfg(feature = "flags")]
+pub use source::{All, Source};
+
+use std::time::{Duration, SystemTime};
+
+/// The time since 1970, as a [`Keeper`] is told it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is stored and outlives the process; no policy decides by it"
+)]
+#[must_use]
+pub fn wall_clock() -> Duration {
+    // Before 1970 it is wrong anyway.
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
