@@ -1,5 +1,7 @@
 //! Feature flags against a real flag service that is killed, hangs and lies, and against files that are damaged.
 
+#![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -649,3 +649,6 @@ const OVERHEAD: usize = 160;
 const RARELY: Duration = Duration::from_secs(60);
 /// How long the end of a program waits for the last write.
 const LAST_WRITE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests;
