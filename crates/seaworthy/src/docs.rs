@@ -19,6 +19,7 @@ pages! {
     hedge: "docs/policies/hedge.md"
     limit: "docs/policies/limit.md"
     outlier: "docs/policies/outlier.md"
+    queue: "docs/policies/queue.md"
     rate: "docs/policies/rate.md"
     retry: "docs/policies/retry.md"
     throttle: "docs/policies/throttle.md"
@@ -34,4 +35,9 @@ pages! {
 pages! {
     health: "docs/policies/health.md"
     pressure: "docs/policies/pressure.md"
+}
+
+#[cfg(feature = "flags")]
+pages! {
+    flags: "docs/flags.md"
 }
