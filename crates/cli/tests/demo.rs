@@ -50,7 +50,7 @@ fn ten_seconds_show_what_seaworthy_is_worth() {
     assert!(to_far(lost) > to_far(healthy), "the far region did not step in: {report:#}");
     assert!(report["far_share_over_time"].as_array().unwrap().iter().any(Value::is_number), "{report:#}");
     assert!(report["policies"]["retries"].as_u64().unwrap() > 0, "{report:#}");
-    assert!(report["policies"]["fallbacks"].as_u64().unwrap() > 0, "{report:#}");
+    assert!(report["policies"]["instead"]["static"].as_u64().unwrap() > 0, "{report:#}");
 }
 
 /// While an instance is frozen, as a stopped process is the hardest to get rid of.

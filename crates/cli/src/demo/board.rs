@@ -203,7 +203,7 @@ fn counters(state: &State, colour: bool) -> [String; 2] {
     let second = [
         cell("timeouts", c.timeouts.to_string()),
         cell("breaker opened", c.breaker_opened.to_string()),
-        cell("fallbacks", c.fallbacks.to_string()),
+        cell("degraded", c.instead.sum().to_string()),
     ];
     [format!("  {}", first.join("   ")), format!("  {}", second.join("   "))]
 }

@@ -59,8 +59,45 @@ pub(super) struct Counters {
     pub(super) refused_by_breakers: u64,
     /// Calls that a policy refused.
     pub(super) rejections: u64,
-    /// Calls that a fallback answered.
-    pub(super) fallbacks: u64,
+    /// Calls that were answered with something else than the upstream's answer.
+    pub(super) instead: Instead,
+}
+
+/// What was served where an upstream had no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub(super) struct Instead {
+    /// The last good answer.
+    pub(super) stale: u64,
+    /// Another upstream's answer.
+    pub(super) upstream: u64,
+    /// The route's fixed answer.
+    #[serde(rename = "static")]
+    pub(super) fixed: u64,
+}
+
+impl Instead {
+    /// Counts answers of a kind, as the metrics name it. What the demo does not know is passed over.
+    fn add(&mut self, with: &str, answers: u64) {
+        match with {
+            "stale" => self.stale += answers,
+            "upstream" => self.upstream += answers,
+            "static" => self.fixed += answers,
+            _ => {}
+        }
+    }
+
+    pub(super) const fn sum(self) -> u64 {
+        self.stale + self.upstream + self.fixed
+    }
+
+    /// What was counted after `before`.
+    const fn since(self, before: Self) -> Self {
+        Self {
+            stale: self.stale.saturating_sub(before.stale),
+            upstream: self.upstream.saturating_sub(before.upstream),
+            fixed: self.fixed.saturating_sub(before.fixed),
+        }
+    }
 }
 
 impl Counters {
@@ -80,7 +117,7 @@ impl Counters {
             breaker_opened: self.breaker_opened.saturating_sub(before.breaker_opened),
             refused_by_breakers: self.refused_by_breakers.saturating_sub(before.refused_by_breakers),
             rejections: self.rejections.saturating_sub(before.rejections),
-            fallbacks: self.fallbacks.saturating_sub(before.fallbacks),
+            instead: self.instead.since(before.instead),
         }
     }
 
@@ -100,7 +137,11 @@ impl Counters {
                 format!("times opened; {} attempts spared", self.refused_by_breakers),
             ),
             ("rejections", self.rejections, "calls refused".to_owned()),
-            ("fallbacks", self.fallbacks, "calls answered by the fallback, marked as degraded".to_owned()),
+            (
+                "degraded",
+                self.instead.sum(),
+                "answers that stood in for a service's own, and said so".to_owned(),
+            ),
         ];
         let mut lines = vec![Ink::Strong.on(colour, "  what Seaworthy did")];
         lines.extend(
@@ -182,7 +223,9 @@ impl State {
                 ("seaworthy_breaker_opened_total", ..) => c.breaker_opened += value,
                 ("seaworthy_attempts_refused_total", ..) => c.refused_by_breakers += value,
                 ("seaworthy_rejected_total", ..) => c.rejections += value,
-                ("seaworthy_fallbacks_total", ..) => c.fallbacks += value,
+                ("seaworthy_degraded_total", ..) => {
+                    c.instead.add(sample.label("with").unwrap_or_default(), value);
+                }
                 ("seaworthy_breaker_state", ..) if value == 1 => state.set_breaker(&sample, shop),
                 _ => {}
             }
@@ -258,7 +301,10 @@ seaworthy_breaker_state{upstream="catalog",endpoint="127.0.0.1:10",state="open"}
 seaworthy_breaker_state{upstream="catalog",endpoint="127.0.0.1:11",state="ramping"} 1
 seaworthy_breaker_opened_total{upstream="catalog",endpoint="127.0.0.1:10"} 1
 seaworthy_learned_timeout_seconds{upstream="catalog"} 0.05
-seaworthy_fallbacks_total{route="catalog"} 6
+seaworthy_degraded_total{route="catalog",with="stale"} 1
+seaworthy_degraded_total{route="catalog",with="upstream"} 2
+seaworthy_degraded_total{route="prices",with="upstream"} 4
+seaworthy_degraded_total{route="catalog",with="static"} 6
 nonsense
 "#;
 
@@ -275,7 +321,7 @@ nonsense
             hedges: 3,
             timeouts: 4,
             breaker_opened: 1,
-            fallbacks: 6,
+            instead: Instead { stale: 1, upstream: 6, fixed: 6 },
             ..Counters::default()
         };
         assert_eq!(state.books.counters, expected);
