@@ -292,3 +292,129 @@ fn wake(woken: Vec<Waker>) {
 
 /// Of one that waited at another door: there is no place for it at this.
 const STRANGER: Rejection = Rejection::new(Policy::Queue, Reason::Shed);
+
+#[cfg(test)]
+#[cfg(not(seaworthy_loom))]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU32;
+    use std::task::Wake;
+
+    use seaworthy_core::{Criticality, Mode};
+
+    use super::*;
+
+    const NOW: Instant = Instant::from_millis(1_000);
+
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// A call at the door.
+    #[derive(Default)]
+    struct Call {
+        entering: Entering,
+        woken: Arc<Woken>,
+    }
+
+    impl Call {
+        fn poll(
+            &mut self,
+            door: &Door,
+            now: Instant,
+            criticality: Criticality,
+        ) -> Option<Result<Permit, Reason>> {
+            let asking = Asking { criticality, client: 1, deadline: None };
+            let waker = self.woken.clone().into();
+            match self.entering.poll(door, now, asking, &mut Context::from_waker(&waker)) {
+                Poll::Ready(heard) => Some(heard.map_err(|rejection| rejection.reason)),
+                Poll::Pending => None,
+            }
+        }
+
+        fn woken(&self) -> bool {
+            self.woken.0.load(Ordering::SeqCst) > 0
+        }
+    }
+
+    fn limited(max_in_flight: u32, mode: Mode) -> Valid<limit::Config> {
+        Valid::new(limit::Config { max_in_flight, mode, ..Default::default() }).unwrap()
+    }
+
+    fn queueing(size: u32, mode: Mode) -> Valid<queue::Config> {
+        Valid::new(queue::Config { size, mode, ..Default::default() }).unwrap()
+    }
+
+    /// A door with one place, which is taken, and calls that wait: a sheddable and two critical ones.
+    fn full() -> (Door, Permit, [Call; 3]) {
+        let door = Door::new(limited(1, Mode::Enforce), queueing(3, Mode::Enforce));
+        let held = Call::default().poll(&door, NOW, Criticality::Critical).unwrap().unwrap();
+        let mut calls: [Call; 3] = Default::default();
+        for (call, criticality) in calls.iter_mut().zip(LEVELS) {
+            assert_eq!(call.poll(&door, NOW, criticality), None);
+        }
+        (door, held, calls)
+    }
+
+    const LEVELS: [Criticality; 3] = [Criticality::Sheddable, Criticality::Critical, Criticality::Critical];
+
+    #[test]
+    fn a_place_goes_to_whose_turn_it_is_and_to_no_newcomer() {
+        let (door, held, mut calls) = full();
+        door.release(NOW, held);
+        assert_eq!(calls.each_ref().map(Call::woken), [false, true, false]);
+        let (mut newcomer, mut another) = (Call::default(), Call::default());
+        assert_eq!(newcomer.poll(&door, NOW, Criticality::CriticalPlus), None);
+        assert!(!calls[0].woken(), "there was room still");
+        assert_eq!(another.poll(&door, NOW, Criticality::Critical), None);
+        assert!(calls[0].woken());
+        assert_eq!(calls[0].poll(&door, NOW, Criticality::Sheddable), Some(Err(Reason::Shed)));
+        let permit = calls[1].poll(&door, NOW, Criticality::Critical).unwrap().unwrap();
+        door.settle(NOW, permit, Outcome::Success, Duration::ZERO);
+        assert!(newcomer.woken() && !calls[2].woken());
+    }
+
+    #[test]
+    fn who_waits_is_told_to_the_nanosecond_when_its_time_is_over() {
+        let (door, held, mut calls) = full();
+        let until = calls[0].entering.wakes_by();
+        assert_eq!(until, NOW.plus(Duration::from_millis(500)));
+        let just_before = Instant::from_nanos(until.as_nanos() - 1);
+        assert_eq!(calls[0].poll(&door, just_before, LEVELS[0]), None);
+        for (call, criticality) in calls.iter_mut().zip(LEVELS) {
+            assert_eq!(call.poll(&door, until, criticality), Some(Err(Reason::WaitedTooLong)));
+        }
+        door.release(until, held);
+        assert_eq!(door.snapshot(until).limit.in_flight, 0);
+    }
+
+    #[test]
+    fn a_raised_limit_wakes_as_many_as_fit_and_one_that_is_off_all() {
+        let (door, _held, calls) = full();
+        door.reconfigure(NOW, limited(2, Mode::Enforce));
+        assert_eq!(calls.each_ref().map(Call::woken), [false, true, false]);
+        door.reconfigure(NOW, limited(2, Mode::Off));
+        assert_eq!(calls.each_ref().map(Call::woken), [true; 3]);
+        assert_eq!(door.snapshot(NOW).limit.in_flight, 4);
+        assert!(Call::default().poll(&door, NOW, Criticality::Sheddable).unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_queue_that_holds_nobody_lets_go_of_those_who_wait() {
+        for mode in [Mode::Off, Mode::Observe] {
+            let (door, _held, mut calls) = full();
+            door.reconfigure_queue(NOW, queueing(3, mode));
+            for (call, criticality) in calls.iter_mut().zip(LEVELS) {
+                assert!(call.woken());
+                assert_eq!(call.poll(&door, NOW, criticality), Some(Err(Reason::Shed)));
+            }
+            let refused = Call::default().poll(&door, NOW, Criticality::Critical);
+            assert_eq!(refused, Some(Err(Reason::Full)), "it is the limit alone that refuses now");
+        }
+    }
+}
