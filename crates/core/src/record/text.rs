@@ -195,6 +195,10 @@ macro_rules! named {
         impl Word for $type {
             fn read(word: &str) -> Option<Self> {
                 let name: fn(&$type) -> &'static str = $name;
+                // What is forgotten here could be written and not read.
+                const _: fn(&$type) = |value| match value {
+                    $(<$type>::$variant)|+ => (),
+                };
                 [$(<$type>::$variant),+].into_iter().find(|value| name(value) == word)
             }
         }
@@ -203,7 +207,22 @@ macro_rules! named {
 named!(Mode, |m| m.name(), Enforce, Observe, Off);
 named!(Jitter, |j| j.name(), None, Full, Equal, Decorrelated);
 named!(Failure, |f| f.name(), Connect, Unprocessed, Timeout, Broken, Error);
-named!(Policy, |p| p.name(), Breaker, Limit, Bulkhead, Timeout, Retry, Hedge, Fallback, Deadline, Balancer);
+named!(
+    Policy,
+    |p| p.name(),
+    Breaker,
+    Limit,
+    Bulkhead,
+    Timeout,
+    Retry,
+    Hedge,
+    Fallback,
+    Deadline,
+    Balancer,
+    Queue,
+    Rate,
+    Throttle
+);
 named!(
     Reason,
     |r| r.name(),
@@ -222,7 +241,11 @@ named!(
     BodyTooLarge,
     ToldNotTo,
     NotRetryable,
-    NoEndpoint
+    NoEndpoint,
+    Shed,
+    RateExceeded,
+    Throttled,
+    StoreDown
 );
 named!(Repeat, |r| As(*r).name(), Safe, Keyed, Never);
 
