@@ -6,8 +6,10 @@
 //! published results it arrives at, stands in `docs/simulate.md`.
 
 mod agenda;
+mod door;
 mod fleet;
 mod keeper;
+mod mix;
 mod parse;
 mod report;
 mod run;
@@ -16,8 +18,9 @@ mod service;
 mod spread;
 pub mod tables;
 
-pub use report::{EndpointRow, GroupRow, Outing, Report, Row};
+pub use mix::Mix;
+pub use report::{EndpointRow, GroupRow, LevelRow, Outing, Report, Row};
 pub use run::run;
 pub use scenario::{Clients, Load, Policies, Scenario};
-pub use service::{Aim, Change, Group, Service};
+pub use service::{Aim, Change, Group, Guard, Service};
 pub use spread::Spread;

@@ -86,6 +86,7 @@ impl Scenario {
                     load,
                     repeat: clients.repeat.into(),
                     keys: *clients.keys.get_ref(),
+                    mix: crate::Mix::default(),
                 },
                 service,
                 policies,
@@ -162,7 +163,7 @@ impl Found<'_> {
             }
             (None, Some(think)) => {
                 let spread = self.spread(think, "clients.think")?;
-                let typical = typical(spread);
+                let typical = spread.typical();
                 let enough = typical >= LEAST_THINK;
                 if !self.check(
                     enough,
@@ -229,6 +230,8 @@ impl Found<'_> {
             groups,
             servers: raw.servers.map(Spanned::into_inner),
             queue: raw.queue,
+            guard: None,
+            refusal: 0.0,
             latency: latency?,
             failures: raw.failures.into_inner(),
             drops_cancelled: raw.drops_cancelled,
@@ -308,6 +311,8 @@ impl Found<'_> {
                 Valid::new(limit::Config { max_in_flight, ..limit::Config::default() }).ok()
             }),
             limit: upstream.limit,
+            queue: upstream.queue,
+            throttle: upstream.throttle,
             bulkhead: upstream.bulkhead,
         };
         Some((policies, Here { zone: config.zone.clone(), region: config.region.clone() }))
@@ -327,14 +332,6 @@ fn without_own_tables(text: &str) -> String {
         rest.push_str(if own { "\n" } else { line });
     }
     rest
-}
-
-fn typical(spread: Spread) -> Duration {
-    match spread {
-        Spread::Constant(typical)
-        | Spread::Exponential(typical)
-        | Spread::Lognormal { median: typical, .. } => typical,
-    }
 }
 
 // The tables as they are written.

@@ -5,6 +5,7 @@ mod traffic;
 use std::fmt;
 use std::time::Duration;
 
+use seaworthy_core::Criticality;
 use serde::Serialize;
 
 pub(crate) use traffic::Traffic;
@@ -75,6 +76,33 @@ pub struct Row {
     /// How long after the phase began the last ten requests sent were for the last time mostly cut off by us, in seconds:
     /// how long the timeout took to find its new length. Zero if they never were.
     pub cut_off_for_s: f64,
+    /// The calls by criticality, the most critical first; empty if all were alike.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_criticality: Vec<LevelRow>,
+}
+
+/// The calls of one criticality.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LevelRow {
+    /// Its name.
+    pub criticality: &'static str,
+    /// Calls that began.
+    pub calls: u64,
+    /// Those that were answered with success.
+    pub succeeded: u64,
+    /// Those that a policy of ours refused.
+    pub rejected: u64,
+    /// Succeeded calls over all calls; 1 if there were none.
+    pub success: f64,
+}
+
+impl Row {
+    /// The calls of one criticality, if calls differed in that.
+    #[must_use]
+    pub fn of(&self, criticality: Criticality) -> Option<&LevelRow> {
+        self.by_criticality.iter().find(|level| level.criticality == criticality.name())
+    }
 }
 
 impl fmt::Display for Report {
@@ -101,7 +129,27 @@ impl fmt::Display for Report {
         if self.phases.len() > 1 {
             self.total.write(f, "all")?;
         }
+        self.write_levels(f)?;
         traffic::write(f, self)
+    }
+}
+
+impl Report {
+    /// Which share of the calls of each criticality succeeded, phase by phase.
+    fn write_levels(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.total.by_criticality.is_empty() {
+            return Ok(());
+        }
+        write!(f, "\n{:>15}", "success of")?;
+        self.total.by_criticality.iter().try_for_each(|level| write!(f, " {:>14}", level.criticality))?;
+        writeln!(f)?;
+        let all = (self.phases.len() > 1).then(|| (&self.total, "all".to_owned()));
+        for (row, name) in self.phases.iter().map(|row| (row, row.phase())).chain(all) {
+            write!(f, "{name:>15}")?;
+            row.by_criticality.iter().try_for_each(|level| write!(f, " {:>13.2}%", 100.0 * level.success))?;
+            writeln!(f)?;
+        }
+        Ok(())
     }
 }
 
@@ -130,9 +178,44 @@ pub(crate) struct Tally {
     pub(crate) durations: Vec<u64>,
     /// The requests in the order in which they were sent: when, and whether they were cut off.
     pub(crate) sent: Vec<(u64, bool)>,
+    /// By criticality, if that is to be told.
+    pub(crate) levels: Option<[Counts; LEVELS]>,
+}
+
+/// How calls of one criticality went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) calls: u64,
+    pub(crate) succeeded: u64,
+    pub(crate) rejected: u64,
 }
 
 impl Tally {
+    /// Counts a call that began.
+    pub(crate) fn begun(&mut self, criticality: Criticality) {
+        self.row.calls += 1;
+        self.level(criticality, |counts| counts.calls += 1);
+    }
+
+    /// Counts a call that succeeded after so many nanoseconds.
+    pub(crate) fn succeeded(&mut self, criticality: Criticality, nanos: u64) {
+        self.row.succeeded += 1;
+        self.durations.push(nanos);
+        self.level(criticality, |counts| counts.succeeded += 1);
+    }
+
+    /// Counts a call that a policy of ours refused.
+    pub(crate) fn rejected(&mut self, criticality: Criticality) {
+        self.row.rejected += 1;
+        self.level(criticality, |counts| counts.rejected += 1);
+    }
+
+    fn level(&mut self, criticality: Criticality, count: impl FnOnce(&mut Counts)) {
+        if let Some(levels) = &mut self.levels {
+            count(&mut levels[criticality.rank()]);
+        }
+    }
+
     /// The row of this and the others together.
     pub(crate) fn total(tallies: &[Self]) -> Row {
         let mut all = Self::default();
@@ -149,6 +232,10 @@ impl Tally {
             row.timed_out += more.timed_out;
             row.opened += more.opened;
             row.to_s = more.to_s;
+            if let Some(more) = &tally.levels {
+                let levels = all.levels.get_or_insert_default();
+                levels.iter_mut().zip(more).for_each(|(counts, more)| counts.add(*more));
+            }
             all.durations.extend(&tally.durations);
             all.sent.extend(&tally.sent);
         }
@@ -169,6 +256,7 @@ impl Tally {
             p99_ms: ms(0.99),
             max_ms: ms(1.0),
             cut_off_for_s: self.cut_off_for().as_secs_f64(),
+            by_criticality: self.levels.iter().flat_map(level_rows).collect(),
             ..self.row
         }
     }
@@ -182,6 +270,25 @@ impl Tally {
     }
 }
 
+impl Counts {
+    const fn add(&mut self, more: Self) {
+        self.calls += more.calls;
+        self.succeeded += more.succeeded;
+        self.rejected += more.rejected;
+    }
+}
+
+fn level_rows(levels: &[Counts; LEVELS]) -> impl Iterator<Item = LevelRow> {
+    Criticality::ALL.into_iter().zip(levels).map(|(criticality, counts)| LevelRow {
+        criticality: criticality.name(),
+        calls: counts.calls,
+        succeeded: counts.succeeded,
+        rejected: counts.rejected,
+        success: if counts.calls == 0 { 1.0 } else { counts.succeeded as f64 / counts.calls as f64 },
+    })
+}
+
+const LEVELS: usize = Criticality::ALL.len();
 /// Over how many requests "mostly cut off" is judged: few enough to see the end within a tenth of a second at a hundred a
 /// second, enough that chance does not make six of them late.
 const LATEST: usize = 10;

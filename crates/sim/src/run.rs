@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 
 use seaworthy_core::balance::Algorithm;
-use seaworthy_core::call::{Action, CancelWhy, Commons, Event, Finish, Kind, Plan, Repeat, Start};
+use seaworthy_core::call::{
+    Action, CancelWhy, Commons, Event, Finish, Kind, Plan, Repeat, Shared as _, Start,
+};
 use seaworthy_core::gate::breaker::State;
 use seaworthy_core::gate::bulkhead::{self, Admission, Bulkhead, Turn};
-use seaworthy_core::gate::limit::{Limit, Permit};
+use seaworthy_core::gate::limit::Permit;
+use seaworthy_core::gate::queue::Asking;
+use seaworthy_core::gate::throttle::Throttle;
 use seaworthy_core::record::{HEADER, RecordedCall, Tape};
-use seaworthy_core::{Failure, Instant, Outcome, Pushback, Rng as _, Seeded};
+use seaworthy_core::{Criticality, Failure, Instant, Outcome, Pushback, Rejection, Rng as _, Seeded};
 
 use crate::agenda::Agenda;
+use crate::door::{Asked, Door};
 use crate::fleet::{Entry, Fleet, Wish};
 use crate::keeper::{LOOK_EVERY, first_look};
 use crate::report::{Report, Tally, Traffic};
@@ -31,6 +36,8 @@ pub fn run(scenario: &Scenario) -> Report {
             Happening::Resume => (0..world.service.len()).for_each(|at| world.begin_waiting(now, at)),
             Happening::Expire(client, turn) => world.turn(now, client, turn),
             Happening::Hung(job) => world.hung(now, job),
+            Happening::Admit(client) => world.admit(now, client),
+            Happening::Overdue(at) => world.overdue(now, at),
             Happening::Look(client) => world.look(now, client),
         }
     }
@@ -52,6 +59,10 @@ enum Happening {
     Expire(usize, Turn),
     /// A breaker counts the attempt as hung.
     Hung(Job),
+    /// Calls that wait at a client's door may come in, or have waited as long as they may.
+    Admit(usize),
+    /// A request has waited at an instance's door as long as it may.
+    Overdue(usize),
     /// A client looks at how its instances are.
     Look(usize),
 }
@@ -64,7 +75,7 @@ struct Key {
 }
 
 /// An attempt of a call at an instance.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Job {
     call: Key,
     attempt: u8,
@@ -73,7 +84,8 @@ struct Job {
 
 struct Client {
     commons: Commons,
-    limit: Limit,
+    door: Door<Caller>,
+    throttle: Throttle,
     bulkhead: Bulkhead,
     /// The calls that wait for the bulkhead.
     waiting: BTreeMap<Turn, Arrived>,
@@ -81,10 +93,19 @@ struct Client {
     chance: Seeded,
 }
 
-/// A call that passed the limit.
-struct Arrived {
+/// A call that has come.
+#[derive(Clone, Copy)]
+struct Caller {
     at: Instant,
     phase: usize,
+    criticality: Criticality,
+}
+
+/// A call that passed the limit.
+struct Arrived {
+    caller: Caller,
+    /// When it did.
+    entered: Instant,
     permit: Permit,
 }
 
@@ -242,9 +263,41 @@ impl<'a> World<'a> {
         }
         self.next_call(now, client);
         let phase = self.phase(now);
-        self.tallies[phase].row.calls += 1;
-        let Ok(permit) = self.clients[client].limit.admit() else { return self.rejected(now, client, phase) };
-        let arrived = Arrived { at: now, phase, permit };
+        let own = &mut self.clients[client];
+        let criticality = self.scenario.clients.mix.draw(&mut own.chance);
+        self.tallies[phase].begun(criticality);
+        let caller = Caller { at: now, phase, criticality };
+        let (commons, patience) = (&mut own.commons, self.plan.deadline());
+        let asking = || {
+            // What takes as long as calls typically do would end after its deadline.
+            let typical = commons.learned(now).typical.unwrap_or_default();
+            let deadline = patience.map(|patience| now.plus(patience).minus(typical));
+            Asking { criticality, client: 0, deadline }
+        };
+        match own.door.ask(now, asking, caller) {
+            Asked::In(permit) => self.enter(now, client, Arrived { caller, entered: now, permit }),
+            Asked::Waits(until, displaced) => {
+                self.agenda.enter(until, Happening::Admit(client));
+                if let Some((other, _)) = displaced {
+                    self.rejected(now, client, other);
+                }
+            }
+            Asked::Refused(_) => self.rejected(now, client, caller),
+        }
+    }
+
+    /// Lets in who waits at the door of a client, as far as there is room, and turns away who has waited too long.
+    fn admit(&mut self, now: Instant, client: usize) {
+        while let Some((caller, permit)) = self.clients[client].door.next(now) {
+            self.enter(now, client, Arrived { caller, entered: now, permit });
+        }
+        while let Some((caller, _)) = self.clients[client].door.expired(now) {
+            self.rejected(now, client, caller);
+        }
+    }
+
+    /// A call is through the door.
+    fn enter(&mut self, now: Instant, client: usize, arrived: Arrived) {
         match self.clients[client].bulkhead.admit(now) {
             Ok(Admission::Start(place)) => self.begin(now, client, arrived, place),
             Ok(Admission::Wait(turn, until)) => {
@@ -267,12 +320,20 @@ impl<'a> World<'a> {
     }
 
     fn turned_away(&mut self, now: Instant, client: usize, arrived: Arrived) {
-        self.clients[client].limit.release(arrived.permit);
-        self.rejected(now, client, arrived.phase);
+        self.clients[client].door.release(arrived.permit);
+        self.make_room(now, client);
+        self.rejected(now, client, arrived.caller);
     }
 
-    fn rejected(&mut self, now: Instant, client: usize, phase: usize) {
-        self.tallies[phase].row.rejected += 1;
+    /// A place behind the door of a client is free.
+    fn make_room(&mut self, now: Instant, client: usize) {
+        if self.clients[client].door.is_busy() {
+            self.agenda.enter(now, Happening::Admit(client));
+        }
+    }
+
+    fn rejected(&mut self, now: Instant, client: usize, caller: Caller) {
+        self.tallies[caller.phase].rejected(caller.criticality);
         self.think(now, client);
     }
 
@@ -289,8 +350,10 @@ impl<'a> World<'a> {
     fn begin(&mut self, now: Instant, client: usize, arrived: Arrived, place: bulkhead::Ticket) {
         self.begun += 1;
         let number = self.begun;
-        let start =
-            Start { deadline: None, repeat: self.scenario.clients.repeat, seed: self.seeds.next_u64() };
+        let came = arrived.caller.at;
+        // What it has waited counts.
+        let deadline = self.plan.deadline().filter(|_| came < now).map(|patience| came.plus(patience));
+        let start = Start { deadline, repeat: self.scenario.clients.repeat, seed: self.seeds.next_u64() };
         let tape = self.recording.is_some().then(|| Tape::call(number, &self.scenario.policies.call));
         let call = RecordedCall::start(self.plan, now, start, &mut self.clients[client].commons, tape);
         let key = self.key(client);
@@ -369,14 +432,16 @@ impl<'a> World<'a> {
             hedge: kind == Kind::Hedge,
             tried: &live.tried,
         };
-        let entry = match client.fleet.choose(now, &wish) {
-            Ok(entry) => entry,
+        let throttled = client.throttle.admit(now, live.arrived.caller.criticality);
+        let chosen = throttled.and_then(|shadow| Ok((shadow, client.fleet.choose(now, &wish)?)));
+        let (shadow, entry) = match chosen {
+            Ok(chosen) => chosen,
             Err(rejection) => {
                 live.call.on_event(now, Event::Refused { attempt, rejection }, &mut client.commons);
                 return self.count_changes(now, index);
             }
         };
-        if let Some(rejection) = entry.ticket.shadow() {
+        for rejection in shadow.into_iter().chain(entry.ticket.shadow()) {
             live.call.would_reject(now, attempt, rejection);
         }
         let job = Job { call: key, attempt, at: entry.at };
@@ -396,20 +461,45 @@ impl<'a> World<'a> {
             traffic.sent(now, phase, job.at);
         }
         live.in_flight.push(InFlight { attempt, entry, phase, place: tally.sent.len() - 1 });
+        let asking =
+            Asking { criticality: live.arrived.caller.criticality, client: index as u64, deadline: due };
         self.count_changes(now, index);
-        self.deliver(now, job);
+        self.deliver(now, job, asking);
     }
 
     /// A request comes to its instance.
-    fn deliver(&mut self, now: Instant, job: Job) {
+    fn deliver(&mut self, now: Instant, job: Job, asking: Asking) {
         let instance = &mut self.service[job.at as usize];
         if instance.is_gone(now) {
             return;
         }
-        match instance.arrive(now, job) {
+        match instance.arrive(now, job, asking) {
             Arrival::Begun(until) => self.agenda.enter(until, Happening::Done(job)),
             Arrival::Waits => {}
-            Arrival::Refused => self.reply(now, job, Outcome::Overloaded(Pushback::Unsaid)),
+            Arrival::WaitsUntil(until, displaced) => {
+                self.agenda.enter(until, Happening::Overdue(job.at as usize));
+                if let Some((other, rejection)) = displaced {
+                    self.send_away(now, other, rejection);
+                }
+            }
+            Arrival::Refused(None) => self.reply(now, job, Outcome::Overloaded(Pushback::Unsaid)),
+            Arrival::Refused(Some(rejection)) => self.send_away(now, job, rejection),
+        }
+    }
+
+    fn overdue(&mut self, now: Instant, at: usize) {
+        while let Some((job, rejection)) = self.service[at].expired(now) {
+            self.send_away(now, job, rejection);
+        }
+    }
+
+    /// The door of an instance refuses a request, with when to come back.
+    fn send_away(&mut self, now: Instant, job: Job, rejection: Rejection) {
+        let instance = &self.service[job.at as usize];
+        if !instance.is_gone(now) {
+            let pushback = rejection.retry_after.map_or(Pushback::Unsaid, Pushback::After);
+            let answer = Happening::Answer(job, Outcome::Overloaded(pushback));
+            self.agenda.enter(now.plus(instance.distance), answer);
         }
     }
 
@@ -463,10 +553,11 @@ impl<'a> World<'a> {
 
     fn settle(&mut self, now: Instant, key: Key, flight: InFlight, outcome: Outcome) {
         let Some(live) = self.live(key) else { return };
-        let client = live.client;
+        let (client, criticality) = (live.client, live.arrived.caller.criticality);
         if let Some(traffic) = &mut self.traffic {
             traffic.ended(flight.entry.at, outcome);
         }
+        self.clients[client].throttle.settle(now, criticality, outcome);
         self.clients[client].fleet.settle(now, flight.entry, outcome);
         self.count_changes(now, client);
     }
@@ -494,29 +585,30 @@ impl<'a> World<'a> {
         if let Some(recording) = &mut self.recording {
             recording.push_str(&live.call.take());
         }
-        let tally = &mut self.tallies[live.arrived.phase];
+        let Arrived { caller, entered, permit } = live.arrived;
+        let tally = &mut self.tallies[caller.phase];
         match finish {
             Finish::Answer { outcome: Outcome::Success, .. } => {
-                tally.row.succeeded += 1;
-                tally.durations.push(now.nanos_since(live.arrived.at));
+                tally.succeeded(caller.criticality, now.nanos_since(caller.at));
             }
             Finish::Fallback => tally.row.degraded += 1,
-            Finish::Rejected(_) => tally.row.rejected += 1,
+            Finish::Rejected(_) => tally.rejected(caller.criticality),
             _ => tally.row.failed += 1,
         }
         self.think(now, live.client);
         let client = &mut self.clients[live.client];
-        client.limit.release(live.arrived.permit);
+        client.door.settle(now, permit, ended(finish), now.since(entered));
         if let Some(turn) = client.bulkhead.settle(now, live.place) {
             self.turn(now, live.client, turn);
         }
+        self.make_room(now, live.client);
     }
 
     // The service.
 
     fn done(&mut self, now: Instant, job: Job) {
         let at = job.at as usize;
-        let good = self.service[at].finish(now);
+        let good = self.service[at].finish(now, job);
         self.begin_waiting(now, at);
         if self.service[at].is_gone(now) {
             return;
@@ -549,7 +641,8 @@ impl Client {
         let first = u64::from(number) * u64::from(scenario.service.instances()) + 1;
         Self {
             commons: Commons::new(policies.call),
-            limit: Limit::new(policies.limit),
+            door: Door::new(policies.limit, policies.queue),
+            throttle: Throttle::new(policies.throttle),
             bulkhead: Bulkhead::new(policies.bulkhead),
             waiting: BTreeMap::new(),
             fleet: Fleet::new(scenario, scenario.record.then_some(first), seeds),
@@ -558,10 +651,19 @@ impl Client {
     }
 }
 
+/// What the limit learns from a call that ended so: nothing from one that did not come through to the service.
+const fn ended(finish: Finish) -> Outcome {
+    match finish {
+        Finish::Answer { outcome, .. } | Finish::Failed { outcome, .. } => outcome,
+        _ => Outcome::Abandoned,
+    }
+}
+
 fn tallies(scenario: &Scenario, starts: &[std::time::Duration]) -> Vec<Tally> {
     let ends = starts.iter().skip(1).chain([&scenario.duration]);
     let rows = starts.iter().zip(ends).map(|(from, to)| {
-        let mut tally = Tally::default();
+        let levels = scenario.clients.mix.is_mixed().then(Default::default);
+        let mut tally = Tally { levels, ..Tally::default() };
         (tally.row.from_s, tally.row.to_s) = (from.as_secs_f64(), to.as_secs_f64());
         tally
     });

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use seaworthy_core::call::{self, Repeat};
-use seaworthy_core::gate::{breaker, bulkhead, limit, outlier};
+use seaworthy_core::gate::{breaker, bulkhead, limit, outlier, queue, throttle};
 use seaworthy_core::{Instant, Mode, Rules, Valid, balance};
 
+use crate::mix::Mix;
 use crate::service::Service;
 use crate::spread::Spread;
 
@@ -39,6 +40,15 @@ pub struct Clients {
     pub repeat: Repeat,
     /// How many different keys their calls have, where the same key is to go to the same instance.
     pub keys: u32,
+    /// How much their calls matter.
+    pub mix: Mix,
+}
+
+impl Default for Clients {
+    /// One that calls once a second.
+    fn default() -> Self {
+        Self { count: 1, load: Load::Poisson(1.0), repeat: Repeat::Safe, keys: 1, mix: Mix::default() }
+    }
 }
 
 /// When a client calls.
@@ -52,8 +62,8 @@ pub enum Load {
     Closed(Spread),
 }
 
-/// The policies of one client, in the order in which a call meets them: limit, bulkhead, the call's own, and around each
-/// attempt the choice of an instance, its region's limit and its breaker.
+/// The policies of one client, in the order in which a call meets them: limit with its queue, bulkhead, the call's own, and around
+/// each attempt the throttle, the choice of an instance, its region's limit and its breaker.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Policies {
     /// Deadline, timeout, retries, their budget, hedges, fallback.
@@ -68,6 +78,10 @@ pub struct Policies {
     pub per_region: Option<Valid<limit::Config>>,
     /// The most calls in flight.
     pub limit: Valid<limit::Config>,
+    /// Which calls wait while there are as many.
+    pub queue: Valid<queue::Config>,
+    /// What is not sent because the service would refuse it.
+    pub throttle: Valid<throttle::Config>,
     /// Places for calls, and a queue before them.
     pub bulkhead: Valid<bulkhead::Config>,
 }
@@ -83,6 +97,8 @@ impl Policies {
             balance: Valid::default(),
             per_region: None,
             limit: off(limit::Config { mode: Mode::Off, ..limit::Config::default() }),
+            queue: off(queue::Config { mode: Mode::Off, ..queue::Config::default() }),
+            throttle: off(throttle::Config { mode: Mode::Off, ..throttle::Config::default() }),
             bulkhead: off(bulkhead::Config { mode: Mode::Off, ..bulkhead::Config::default() }),
         }
     }

@@ -3,8 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use seaworthy_core::{Instant, Rng as _, Seeded};
+use seaworthy_core::gate::limit::{self, Permit};
+use seaworthy_core::gate::queue::{self, Asking};
+use seaworthy_core::{Failure, Instant, Outcome, Rejection, Rng as _, Seeded, Valid};
 
+use crate::door::{Asked, Door};
 use crate::spread::{Spread, seconds_of};
 
 /// A service.
@@ -15,8 +18,12 @@ pub struct Service {
     /// How many requests it works on at once; the others wait in arrival order. `None`: all of them.
     pub servers: Option<u32>,
     /// How many may wait; a request that finds the queue full is answered at once that the service is overloaded. `None`:
-    /// any number.
+    /// any number. Without effect behind a `guard`.
     pub queue: Option<u32>,
+    /// What stands before it and decides who comes in, if anything does.
+    pub guard: Option<Guard>,
+    /// How long it takes a server to refuse a request, as a share of what it takes to serve one; 0 if nothing.
+    pub refusal: f64,
     /// How long the work on a request takes.
     pub latency: Spread,
     /// The share of requests that are answered with an error, 0 to 1.
@@ -25,6 +32,34 @@ pub struct Service {
     pub drops_cancelled: bool,
     /// What changes, and when.
     pub changes: Vec<Change>,
+}
+
+/// A limit and a queue before an instance's servers: as with a proxy on its own machine.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Guard {
+    /// How many requests are let in at once.
+    pub limit: Valid<limit::Config>,
+    /// Which of them wait.
+    pub queue: Valid<queue::Config>,
+    /// How long before its caller gives up a request must begin for that to be worth while.
+    pub takes: Duration,
+}
+
+impl Default for Service {
+    /// One instance that answers at once, whatever it is asked.
+    fn default() -> Self {
+        Self {
+            groups: vec![Group::default()],
+            servers: None,
+            queue: None,
+            guard: None,
+            refusal: 0.0,
+            latency: Spread::Constant(Duration::ZERO),
+            failures: 0.0,
+            drops_cancelled: false,
+            changes: Vec::new(),
+        }
+    }
 }
 
 impl Service {
@@ -136,39 +171,49 @@ impl Change {
 }
 
 /// An instance at work on requests that the world knows as `J`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Work<'a, J> {
     service: &'a Service,
     /// The changes that are about it.
     changes: Vec<&'a Change>,
     /// What the way there and back adds to every answer.
     pub(crate) distance: Duration,
+    door: Option<Door<J>>,
+    /// What was let in through the door, and when.
+    inside: Vec<(J, Permit, Instant)>,
     busy: u32,
     waiting: VecDeque<J>,
+    /// What servers have yet to spend on refusals.
+    owed: Duration,
     latencies: Seeded,
     failures: Seeded,
 }
 
 /// What becomes of a request that arrives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Arrival {
+pub(crate) enum Arrival<J> {
     /// It is worked on until then.
     Begun(Instant),
-    /// It waits.
+    /// It waits for a server.
     Waits,
-    /// The queue is full.
-    Refused,
+    /// It waits at the door until then, at the longest. Another may have lost its place to it.
+    WaitsUntil(Instant, Option<(J, Rejection)>),
+    /// There is no room, and the door may have said so.
+    Refused(Option<Rejection>),
 }
 
-impl<'a, J: Copy> Work<'a, J> {
+impl<'a, J: Copy + PartialEq> Work<'a, J> {
     /// The instance with this number, which is one of `group`.
     pub(crate) fn new(service: &'a Service, number: u32, group: &Group, seeds: &mut Seeded) -> Self {
         Self {
             service,
             changes: service.changes.iter().filter(|change| change.aim.hits(number, group)).collect(),
             distance: group.distance,
+            door: service.guard.map(|guard| Door::new(guard.limit, guard.queue)),
+            inside: Vec::new(),
             busy: 0,
             waiting: VecDeque::new(),
+            owed: Duration::ZERO,
             latencies: Seeded::new(seeds.next_u64()),
             failures: Seeded::new(seeds.next_u64()),
         }
@@ -179,33 +224,79 @@ impl<'a, J: Copy> Work<'a, J> {
         self.changes(now).any(|change| change.gone)
     }
 
-    pub(crate) fn arrive(&mut self, now: Instant, job: J) -> Arrival {
+    /// A request arrives; the deadline that it asks with is when its caller gives up.
+    pub(crate) fn arrive(&mut self, now: Instant, job: J, mut asking: Asking) -> Arrival<J> {
+        if let Some((door, guard)) = self.door.as_mut().zip(self.service.guard) {
+            asking.deadline = asking.deadline.map(|deadline| deadline.minus(guard.takes));
+            match door.ask(now, || asking, job) {
+                Asked::In(permit) => self.inside.push((job, permit, now)),
+                Asked::Waits(until, displaced) => {
+                    displaced.iter().for_each(|_| self.refuse());
+                    return Arrival::WaitsUntil(until, displaced);
+                }
+                Asked::Refused(rejection) => {
+                    self.refuse();
+                    return Arrival::Refused(Some(rejection));
+                }
+            }
+        }
         if self.waiting.is_empty() && self.can_begin(now) {
             return Arrival::Begun(self.begin(now));
         }
-        if self.service.queue.is_some_and(|most| self.waiting.len() >= most as usize) {
-            return Arrival::Refused;
+        let bound = if self.door.is_some() { None } else { self.service.queue };
+        if bound.is_some_and(|most| self.waiting.len() >= most as usize) {
+            self.refuse();
+            return Arrival::Refused(None);
         }
         self.waiting.push_back(job);
         Arrival::Waits
     }
 
     /// A request was finished: whether with success.
-    pub(crate) fn finish(&mut self, now: Instant) -> bool {
+    pub(crate) fn finish(&mut self, now: Instant, job: J) -> bool {
         self.busy = self.busy.saturating_sub(1);
         let changed = self.changes(now).filter_map(|change| change.failures).last();
-        self.failures.unit() >= changed.unwrap_or(self.service.failures)
+        let good = self.failures.unit() >= changed.unwrap_or(self.service.failures);
+        self.leave(now, job, if good { Outcome::Success } else { Outcome::failed(Failure::Error) });
+        good
     }
 
     /// The next request that can be begun, and until when it is worked on. `wanted` tells whether its caller still waits.
     pub(crate) fn next(&mut self, now: Instant, wanted: impl Fn(J) -> bool) -> Option<(J, Instant)> {
         while self.can_begin(now) {
+            while let Some((job, permit)) = self.door.as_mut().and_then(|door| door.next(now)) {
+                self.inside.push((job, permit, now));
+                self.waiting.push_back(job);
+            }
             let job = self.waiting.pop_front()?;
             if !self.service.drops_cancelled || wanted(job) {
                 return Some((job, self.begin(now)));
             }
+            self.leave(now, job, Outcome::Abandoned);
         }
         None
+    }
+
+    /// A request that waited at the door in vain, and is told so now.
+    pub(crate) fn expired(&mut self, now: Instant) -> Option<(J, Rejection)> {
+        let expired = self.door.as_mut()?.expired(now)?;
+        self.refuse();
+        Some(expired)
+    }
+
+    fn leave(&mut self, now: Instant, job: J, outcome: Outcome) {
+        let Some(door) = &mut self.door else { return };
+        let place = self.inside.iter().position(|(one, ..)| *one == job);
+        if let Some((_, permit, since)) = place.map(|place| self.inside.swap_remove(place)) {
+            door.settle(now, permit, outcome, now.since(since));
+        }
+    }
+
+    fn refuse(&mut self) {
+        if self.service.refusal > 0.0 {
+            let seconds = self.service.latency.typical().as_secs_f64() * self.service.refusal;
+            self.owed = self.owed.saturating_add(seconds_of(seconds));
+        }
     }
 
     fn can_begin(&self, now: Instant) -> bool {
@@ -218,7 +309,7 @@ impl<'a, J: Copy> Work<'a, J> {
         for change in self.changes(now) {
             latency = seconds_of(latency.as_secs_f64() * change.slower).saturating_add(change.extra);
         }
-        now.plus(latency)
+        now.plus(latency).plus(std::mem::take(&mut self.owed))
     }
 
     fn changes(&self, now: Instant) -> impl Iterator<Item = &'a Change> {
@@ -228,21 +319,24 @@ impl<'a, J: Copy> Work<'a, J> {
 
 #[cfg(test)]
 mod tests {
+    use seaworthy_core::Criticality;
+
     use super::*;
 
     fn service(changes: Vec<Change>) -> Service {
         Service {
-            groups: vec![Group::default()],
             servers: Some(1),
             queue: Some(1),
             latency: Spread::Constant(Duration::from_millis(10)),
-            failures: 0.0,
             drops_cancelled: true,
             changes,
+            ..Service::default()
         }
     }
 
-    fn work<J: Copy>(service: &Service) -> Work<'_, J> {
+    const ASKING: Asking = Asking { criticality: Criticality::Critical, client: 0, deadline: None };
+
+    fn work<J: Copy + PartialEq>(service: &Service) -> Work<'_, J> {
         Work::new(service, 1, &service.groups[0], &mut Seeded::new(1))
     }
 
@@ -251,12 +345,12 @@ mod tests {
         let service = service(Vec::new());
         let mut work = work(&service);
         let now = Instant::ZERO;
-        assert_eq!(work.arrive(now, 'a'), Arrival::Begun(Instant::from_millis(10)));
-        assert_eq!(work.arrive(now, 'b'), Arrival::Waits);
-        assert_eq!(work.arrive(now, 'c'), Arrival::Refused);
+        assert_eq!(work.arrive(now, 'a', ASKING), Arrival::Begun(Instant::from_millis(10)));
+        assert_eq!(work.arrive(now, 'b', ASKING), Arrival::Waits);
+        assert_eq!(work.arrive(now, 'c', ASKING), Arrival::Refused(None));
         assert!(work.next(now, |_| true).is_none());
         let now = Instant::from_millis(10);
-        assert!(work.finish(now));
+        assert!(work.finish(now, 'a'));
         assert_eq!(work.next(now, |_| true), Some(('b', Instant::from_millis(20))));
     }
 
@@ -264,9 +358,9 @@ mod tests {
     fn what_nobody_waits_for_is_dropped_in_its_turn() {
         let service = service(Vec::new());
         let mut work = work(&service);
-        work.arrive(Instant::ZERO, 'a');
-        work.arrive(Instant::ZERO, 'b');
-        work.finish(Instant::ZERO);
+        work.arrive(Instant::ZERO, 'a', ASKING);
+        work.arrive(Instant::ZERO, 'b', ASKING);
+        work.finish(Instant::ZERO, 'a');
         assert_eq!(work.next(Instant::ZERO, |_| false), None);
     }
 
@@ -282,10 +376,10 @@ mod tests {
         };
         let service = Service { servers: None, ..service(vec![change]) };
         let mut work = work(&service);
-        let ends: Vec<_> = [4, 5, 9, 10].map(|ms| work.arrive(Instant::from_millis(ms), ())).into();
+        let ends: Vec<_> = [4, 5, 9, 10].map(|ms| work.arrive(Instant::from_millis(ms), (), ASKING)).into();
         assert_eq!(ends, [14, 36, 40, 20].map(|ms| Arrival::Begun(Instant::from_millis(ms))));
-        assert!(work.finish(Instant::from_millis(4)));
-        assert!(!work.finish(Instant::from_millis(9)));
+        assert!(work.finish(Instant::from_millis(4), ()));
+        assert!(!work.finish(Instant::from_millis(9), ()));
     }
 
     #[test]
@@ -293,7 +387,7 @@ mod tests {
         let pause = Change { lasts: Some(Duration::from_millis(5)), paused: true, ..Change::default() };
         let service = service(vec![pause]);
         let mut work = work(&service);
-        assert_eq!(work.arrive(Instant::ZERO, ()), Arrival::Waits);
+        assert_eq!(work.arrive(Instant::ZERO, (), ASKING), Arrival::Waits);
         assert_eq!(work.next(Instant::from_millis(4), |()| true), None);
         assert!(work.next(Instant::from_millis(5), |()| true).is_some());
     }

@@ -33,6 +33,16 @@ impl Spread {
         };
         seconds_of(seconds)
     }
+
+    /// What stands for it where one number has to: the constant, the mean, or the median.
+    #[must_use]
+    pub const fn typical(&self) -> Duration {
+        match *self {
+            Self::Constant(typical)
+            | Self::Exponential(typical)
+            | Self::Lognormal { median: typical, .. } => typical,
+        }
+    }
 }
 
 /// A draw from the exponential distribution with mean 1, by inversion.

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use seaworthy_core::call::retry::Jitter;
 
 use super::*;
+use crate::mix::Mix;
 use crate::service::Group;
 
 const WHOLE: &str = r#"
@@ -60,7 +61,7 @@ fn everything_that_is_written_is_read() {
     assert_eq!((scenario.seed, scenario.duration, scenario.record), (7, Duration::from_secs(60), true));
     assert_eq!(
         scenario.clients,
-        Clients { count: 3, load: Load::Even(10.0), repeat: Repeat::Never, keys: 7 }
+        Clients { count: 3, load: Load::Even(10.0), repeat: Repeat::Never, keys: 7, mix: Mix::default() }
     );
     let change = Change {
         aim: Aim { instances: vec![3], region: Some("far".into()), zone: Some(String::new()) },
@@ -88,6 +89,7 @@ fn everything_that_is_written_is_read() {
         failures: 0.25,
         drops_cancelled: true,
         changes: vec![change],
+        ..Service::default()
     };
     assert_eq!(scenario.service, service);
     let call = scenario.policies.call;

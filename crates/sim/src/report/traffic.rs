@@ -271,19 +271,11 @@ mod tests {
     use seaworthy_core::gate::breaker::Cause;
 
     use super::*;
-    use crate::{Group, Spread};
+    use crate::Group;
 
     fn traffic() -> Traffic {
         let group = |region: &str| Group { region: region.into(), instances: 2, ..Group::default() };
-        let service = Service {
-            groups: vec![group("near"), group("far")],
-            servers: None,
-            queue: None,
-            latency: Spread::Constant(std::time::Duration::ZERO),
-            failures: 0.0,
-            drops_cancelled: false,
-            changes: Vec::new(),
-        };
+        let service = Service { groups: vec![group("near"), group("far")], ..Service::default() };
         Traffic::new(&service, 1)
     }
 

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use seaworthy_core::call::{self, Repeat, budget, retry, timeout};
+use seaworthy_core::call::{self, budget, retry, timeout};
 use seaworthy_core::{Mode, Rules, Valid};
 
-use crate::{Clients, Group, Load, Policies, Row, Scenario, Service, Spread, run};
+use crate::{Clients, Load, Policies, Row, Scenario, Service, Spread, run};
 
 /// The columns of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,16 +75,12 @@ pub fn scenario(column: Column, failures: f64, seed: u64) -> Scenario {
         seed,
         duration: Duration::from_secs(60),
         record: false,
-        clients: Clients { count: 100, load: Load::Poisson(10.0), repeat: Repeat::Safe, keys: 1 },
+        clients: Clients { count: 100, load: Load::Poisson(10.0), ..Clients::default() },
         service: Service {
-            groups: vec![Group::default()],
-            servers: None,
-            queue: None,
             // Two exponential network delays of 10 ms in the original; only the mean matters to a service without a queue.
             latency: Spread::Exponential(Duration::from_millis(20)),
             failures,
-            drops_cancelled: false,
-            changes: Vec::new(),
+            ..Service::default()
         },
         policies: Policies::without_gates(checked(column.call())),
     }

@@ -5,4 +5,6 @@
 
 pub mod budgets;
 pub mod jitter;
+pub mod metastable;
+pub mod queue;
 pub mod shift;

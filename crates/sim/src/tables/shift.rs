@@ -6,13 +6,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use seaworthy_core::call::{self, Repeat, retry, timeout};
+use seaworthy_core::call::{self, retry, timeout};
 use seaworthy_core::{Instant, Rules, Seeded, Valid};
 
 use crate::agenda::Agenda;
 use crate::spread::{exponential, seconds_of};
 
-use crate::{Change, Clients, Group, Load, Policies, Row, Scenario, Service, Spread, run};
+use crate::{Change, Clients, Load, Policies, Row, Scenario, Service, Spread, run};
 
 /// The columns of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,15 +76,11 @@ pub fn scenario(column: Column, timeout: timeout::Config, seed: u64) -> Scenario
         seed,
         duration: SHIFT_AT + SHIFT_LASTS,
         record: false,
-        clients: Clients { count: 1, load: Load::Poisson(100.0), repeat: Repeat::Safe, keys: 1 },
+        clients: Clients { count: 1, load: Load::Poisson(100.0), ..Clients::default() },
         service: Service {
-            groups: vec![Group::default()],
-            servers: None,
-            queue: None,
             latency: Spread::Lognormal { median: Duration::from_millis(20), sigma: 0.5 },
-            failures: 0.0,
-            drops_cancelled: false,
             changes: vec![column.change()],
+            ..Service::default()
         },
         policies: Policies::without_gates(checked(call)),
     }
