@@ -21,14 +21,21 @@ pub fn median(figures: &[f64]) -> Option<f64> {
 ///
 /// # Errors
 /// The folder or the file can't be written.
-#[expect(clippy::print_stdout, reason = "says where the figures are")]
 pub fn write_json(name: &str, value: &Value) -> Result<(), String> {
+    write_text(name, &format!("{value:#}\n"))
+}
+
+/// Writes `text` to bench/out/`name` and says where it is.
+///
+/// # Errors
+/// The folder or the file can't be written.
+#[expect(clippy::print_stdout, reason = "says where the figures are")]
+pub fn write_text(name: &str, text: &str) -> Result<(), String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("out");
     std::fs::create_dir_all(&folder)
         .map_err(|error| format!("{} can't be made: {error}", folder.display()))?;
     let file = folder.join(name);
-    std::fs::write(&file, format!("{value:#}\n"))
-        .map_err(|error| format!("{} can't be written: {error}", file.display()))?;
+    std::fs::write(&file, text).map_err(|error| format!("{} can't be written: {error}", file.display()))?;
     println!("written to {}", file.display());
     Ok(())
 }

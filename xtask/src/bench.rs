@@ -24,6 +24,13 @@ pub(crate) fn failover(arguments: &[String]) -> Result<(), Failure> {
     measure("failover", arguments)
 }
 
+/// The proxy beside others before an upstream of which more is asked than it can do: goodput, latency, CPU per refusal.
+pub(crate) fn overload(arguments: &[String]) -> Result<(), Failure> {
+    provide(FAILOVER_NEEDS, "cargo xtask bench overload")?;
+    run(&mut cargo(&["build", "--release", "--locked", "--package", "seaworthy-cli"]))?;
+    measure("overload", arguments)
+}
+
 /// Builds all measuring programs, since one may start another, and runs this one. Not `--locked`: a dependency that the
 /// library gained meanwhile enters the lock file of bench/ here, while the peers stay at their versions.
 fn measure(name: &str, arguments: &[String]) -> Result<(), Failure> {

@@ -76,6 +76,11 @@ const TASKS: &[Task] = &[
         about: "the same while an instance dies and another freezes: errors, latency",
         run: bench::failover,
     },
+    Task {
+        words: &["bench", "overload"],
+        about: "the same under overload: goodput, latency, CPU per refusal",
+        run: bench::overload,
+    },
 ];
 
 fn help() -> String {

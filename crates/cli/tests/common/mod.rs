@@ -1,6 +1,8 @@
 //! What the tests of the command share.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+#[allow(unused, reason = "each test file takes what it needs")]
+pub(crate) mod capacity;
 pub(crate) mod shop;
 
 use std::path::PathBuf;

@@ -1,0 +1,131 @@
+//! An upstream that can do so much a second and no more, a real proxy before it, and calls that come whether it can or not.
+//!
+//! What is counted is compared with the capacity, which the upstream keeps to exactly. Seconds in which the machine stood still (the calls
+//! themselves were sent late) say nothing about the proxy and are left out; there must be enough others.
+
+mod common;
+
+use std::time::Duration;
+
+use common::capacity::load::{ALIKE, Arrivals, Call, Class, Load, Plan};
+use common::capacity::server::{Capacity, Server};
+use common::capacity::tally::Tally;
+use common::shop::Proxy;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// 200 calls a second: ten times that is what a debug build and its load carry on two cores with room to spare.
+const CAPACITY: Capacity = Capacity { workers: 20, service: Duration::from_millis(100) };
+
+/// How long a caller waits: three times as long as a call takes.
+const DEADLINE: Duration = Duration::from_millis(300);
+
+/// A limit a little above the workers, so that none of them waits for the next call to arrive, and a queue whose last call can still be
+/// answered in time: 150 ms there, and 120 ms for 24 calls with 20 workers.
+const LIMITED: &str = "[upstream.shop.limit]\nmax_in_flight = 24\n[upstream.shop.limit.queue]\nsize = 100\nmax_wait = \"150ms\"\n";
+
+/// What is not tested here: its queue would be a second one.
+const OTHERWISE: &str = "[upstream.shop.bulkhead]\nmode = \"off\"\n";
+
+/// A proxy before `server`; `more` follows what all of them have.
+fn proxy(name: &str, server: &Server, deadline: Duration, more: &str) -> Proxy {
+    let toml = format!(
+        "[log]\naccess = false\n[upstream.shop]\nendpoints = \"http://{}\"\ndeadline = \"{}ms\"\n{OTHERWISE}{more}",
+        server.address(),
+        deadline.as_millis(),
+    );
+    Proxy::start(name, &toml)
+}
+
+fn plan(proxy: &Proxy, times: f64, lasts: Duration) -> Plan {
+    Plan {
+        to: proxy.address,
+        per_second: times * CAPACITY.per_second(),
+        lasts,
+        deadline: DEADLINE,
+        arrivals: Arrivals::Poisson,
+        classes: vec![ALIKE],
+        seed: 7,
+    }
+}
+
+/// The seconds from `from` to `until` in which the machine kept up, each with its calls.
+fn seconds(calls: &[Call], from: u32, until: u32) -> Vec<(u32, Tally)> {
+    let each = (from..until).map(|n| (n, Tally::between(calls, SECOND * n, SECOND * (n + 1))));
+    // Half a service time: later than that, and the deadline is not the one that was meant.
+    each.filter(|(_, tally)| tally.stood_still() < CAPACITY.service / 2).collect()
+}
+
+/// The mean goodput of these seconds, as a share of the capacity.
+fn of_capacity(seconds: &[(u32, Tally)]) -> f64 {
+    let good: f64 = seconds.iter().map(|(_, tally)| tally.goodput()).sum();
+    good / seconds.len() as f64 / CAPACITY.per_second()
+}
+
+/// Puts `times` the capacity on a fresh upstream behind a fresh proxy, and returns the calls; the first second is theirs to settle in.
+fn overload(name: &str, times: f64) -> Vec<Call> {
+    let server = Server::start(CAPACITY).unwrap();
+    let proxy = proxy(name, &server, DEADLINE, LIMITED);
+    let calls = Load::start(plan(&proxy, times, 7 * SECOND)).unwrap().finish();
+    eprintln!("{times} times the capacity: {}", Tally::between(&calls, SECOND, 7 * SECOND));
+    eprintln!("  {:?}", server.counts());
+    calls
+}
+
+#[test]
+fn goodput_stays_at_the_capacity_however_much_more_is_asked() {
+    for (name, times) in [("1.5", 1.5), ("2", 2.0), ("5", 5.0), ("10", 10.0)] {
+        let calls = overload(&format!("overload-{name}.toml"), times);
+        let kept_up = seconds(&calls, 1, 7);
+        assert!(kept_up.len() >= 3, "the machine stood still in all seconds but {}", kept_up.len());
+        let share = of_capacity(&kept_up);
+        assert!(share >= 0.95, "at {times} times the capacity {share:.3} of it are answered well");
+        for (second, tally) in kept_up {
+            let p99 = tally.quantile(0.99).unwrap();
+            assert!(p99 < DEADLINE, "p99 in second {second} at {times} times the capacity is {p99:?}");
+        }
+    }
+}
+
+#[test]
+fn below_the_capacity_hardly_anybody_is_refused() {
+    let calls = overload("overload-0.9.toml", 0.9);
+    // Calls come by chance, so that now and then more come together than can be answered in time.
+    let kept_up = seconds(&calls, 1, 7);
+    let (good, offered) =
+        kept_up.iter().fold((0, 0), |sum, (_, tally)| (sum.0 + tally.good(), sum.1 + tally.offered()));
+    assert!(good as f64 >= 0.99 * offered as f64, "{good} of {offered}");
+}
+
+#[test]
+fn the_sheddable_carry_the_loss() {
+    let server = Server::start(CAPACITY).unwrap();
+    let proxy = proxy("criticality.toml", &server, DEADLINE, &format!("{LIMITED}overload_after = \"10s\"\n"));
+    let class = |share, criticality| Class { share, criticality: Some(criticality), client: None };
+    // The critical ask for 0.8 of the capacity, the others for 1.2.
+    let classes = vec![
+        class(0.1, "critical-plus"),
+        class(0.3, "critical"),
+        class(0.2, "sheddable-plus"),
+        class(0.4, "sheddable"),
+    ];
+    let load = Plan { classes: classes.clone(), ..plan(&proxy, 2.0, 11 * SECOND) };
+    let calls = Load::start(load).unwrap().finish();
+    let kept_up = seconds(&calls, 1, 11);
+    assert!(kept_up.len() >= 5, "the machine stood still in all seconds but {}", kept_up.len());
+    let success = |class: usize| {
+        let of_class = kept_up.iter().map(|(_, tally)| tally.of_class(class));
+        let (good, offered) =
+            of_class.fold((0, 0), |sum, tally| (sum.0 + tally.good(), sum.1 + tally.offered()));
+        good as f64 / offered as f64
+    };
+    for (number, class) in classes.iter().enumerate() {
+        eprintln!("{}: {:.2}% succeed", class.criticality.unwrap(), 100.0 * success(number));
+        eprintln!("  {}", Tally::between(&calls, SECOND, 11 * SECOND).of_class(number));
+    }
+    // By the route they are critical, and a client may say less, not more: the first two are one.
+    assert!(success(0) >= 0.994 && success(1) >= 0.994, "{} and {}", success(0), success(1));
+    assert!(success(3) < success(2), "the least important are shed first");
+    let share = of_capacity(&kept_up);
+    assert!(share >= 0.95, "{share:.3} of the capacity");
+}
