@@ -25,8 +25,8 @@ type Connection = SendRequest<Full<Bytes>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
-    /// The answer says of itself that it is a fallback.
-    pub(crate) degraded: bool,
+    /// What the answer says of itself if it stands in for another: what it is, why and since when.
+    pub(crate) degraded: Option<String>,
     pub(crate) body: Bytes,
 }
 
@@ -134,12 +134,13 @@ impl Pool {
 
 async fn read(response: Response<Incoming>) -> Result<Answer, Broken> {
     let (head, body) = response.into_parts();
-    let degraded = head.headers.contains_key(DEGRADED);
+    let mark = head.headers.get(DEGRADED);
+    let degraded = mark.map(|mark| String::from_utf8_lossy(mark.as_bytes()).into_owned());
     let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(Broken::Body)?.to_bytes();
     Ok(Answer { status: head.status, degraded, body })
 }
 
-/// The header by which the proxy marks an answer that is a fallback.
+/// The header by which the proxy marks an answer that stands in for another.
 const DEGRADED: &str = "x-seaworthy-degraded";
 /// More than the demo has in flight when all is well; what a slow spell opened beyond it is closed again.
 const MOST_IDLE: usize = 64;

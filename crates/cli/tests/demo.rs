@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -50,7 +51,36 @@ fn ten_seconds_show_what_seaworthy_is_worth() {
     assert!(to_far(lost) > to_far(healthy), "the far region did not step in: {report:#}");
     assert!(report["far_share_over_time"].as_array().unwrap().iter().any(Value::is_number), "{report:#}");
     assert!(report["policies"]["retries"].as_u64().unwrap() > 0, "{report:#}");
-    assert!(report["policies"]["instead"]["static"].as_u64().unwrap() > 0, "{report:#}");
+    assert!(report["policies"]["instead"]["upstream"].as_u64().unwrap() > 0, "{report:#}");
+    let part = |name: &str| {
+        let parts = report["page"]["parts"].as_array().unwrap();
+        parts.iter().find(|part| part["name"] == name).unwrap_or_else(|| panic!("no {name}: {report:#}"))
+    };
+    // Twice a second for ten seconds; what its service could not say, something else did.
+    for (name, instead) in [("the page itself", None), ("recommendations", Some("upstream"))] {
+        let part = part(name);
+        let count = |kind: &str| part["instead"][kind].as_u64().unwrap();
+        let stood_in = ["stale", "upstream", "static"].map(count).into_iter().sum::<u64>();
+        assert_eq!(part["whole"].as_u64().unwrap() + stood_in, 20, "{report:#}");
+        assert_eq!(part["failed"], 0, "{report:#}");
+        assert!(instead.is_none_or(|kind| count(kind) > 0), "{report:#}");
+    }
+}
+
+/// A person with a browser while the demo runs: the page, and what it fetches.
+#[test]
+fn the_page_is_told_what_stands_in_for_the_recommendations() {
+    let mut demo = Demo::start();
+    let page = demo.get("/shop");
+    assert!(page.is_whole && page.body.starts_with("<!doctype html>"), "{page:?}");
+    let own = demo.get("/recommendations/7");
+    assert!(own.is_whole && own.body.contains("\"service\":\"recommendations\""), "{own:?}");
+    demo.until("service gone");
+    let instead = demo.get_until_degraded("/recommendations/7");
+    assert!(instead.head.contains("x-seaworthy-degraded: upstream; reason=\""), "{instead:?}");
+    assert!(instead.head.contains("; since=\"20"), "{instead:?}");
+    assert!(instead.body.contains("Popular with everybody"), "{instead:?}");
+    assert!(demo.get("/shop").is_whole);
 }
 
 /// While an instance is frozen, as a stopped process is the hardest to get rid of.
@@ -91,6 +121,17 @@ struct Demo {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
     children: Vec<u32>,
+    /// The proxy, with its port.
+    host: String,
+}
+
+/// What came back.
+#[derive(Debug)]
+struct Answer {
+    /// A 200 that does not say that it stands in for another.
+    is_whole: bool,
+    head: String,
+    body: String,
 }
 
 impl Demo {
@@ -100,14 +141,16 @@ impl Demo {
         command.args(["demo", "--for", "10s"]).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut demo = Self { child, lines, children: Vec::new() };
+        let mut demo = Self { child, lines, children: Vec::new(), host: String::new() };
         for text in ["(process ", "region near (processes", "region far (processes"] {
             let line = demo.until(text);
             let numbers = line.split(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
             demo.children.extend(numbers.filter_map(|number| number.parse::<u32>().ok()));
         }
-        // Four services of five instances, and the proxy.
-        assert_eq!(demo.children.len(), 21, "{:?}", demo.children);
+        let page = demo.until("the shop's page http://");
+        demo.host = page.rsplit("http://").next().unwrap().trim_end_matches("/shop").to_owned();
+        // Four services of five instances, one of two, and the proxy.
+        assert_eq!(demo.children.len(), 23, "{:?}", demo.children);
         assert!(demo.children.iter().all(|&id| lives(id)), "{:?}", demo.children);
         demo
     }
@@ -115,6 +158,29 @@ impl Demo {
     /// Reads until a line has `text` in it.
     fn until(&mut self, text: &str) -> String {
         self.lines.find_map(|line| line.ok().filter(|line| line.contains(text))).unwrap()
+    }
+
+    /// Asks the proxy, as a browser would.
+    fn get(&self, path: &str) -> Answer {
+        let mut stream = TcpStream::connect(&self.host).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.host).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let is_whole = head.starts_with("HTTP/1.1 200") && !head.contains("x-seaworthy-degraded");
+        Answer { is_whole, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    /// Asks until something stands in for the answer.
+    fn get_until_degraded(&self, path: &str) -> Answer {
+        let begun = Instant::now();
+        loop {
+            let answer = self.get(path);
+            if answer.head.contains("x-seaworthy-degraded") {
+                return answer;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "{answer:?}");
+        }
     }
 
     fn signal(&self, signal: Signal) {

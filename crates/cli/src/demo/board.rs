@@ -19,6 +19,8 @@ pub(super) struct View<'a> {
     pub(super) now: Duration,
     pub(super) total: Duration,
     pub(super) phase: &'a Phase,
+    /// Where the shop's page is.
+    pub(super) page: &'a str,
     pub(super) score: &'a Score,
     pub(super) state: &'a State,
 }
@@ -133,6 +135,11 @@ fn table(view: &View<'_>, colour: bool) -> Vec<String> {
     let end = "Ctrl-C ends the demo";
     let room = WIDTH - legend.chars().count();
     lines.push(Ink::Quiet.on(colour, &format!("{legend}{end:>room$}")));
+    lines.push(format!(
+        "  {} {}",
+        Ink::Quiet.on(colour, "the shop's page, to look at meanwhile:"),
+        view.page
+    ));
     lines
 }
 

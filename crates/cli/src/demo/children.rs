@@ -30,8 +30,14 @@ use crate::failure::Failure;
 pub(super) const SERVICES: [&str; 4] = ["catalog", "prices", "recommendations", "orders"];
 /// Where orders are placed.
 pub(super) const ORDERS: usize = 3;
-/// What the shop can do without for a while.
+/// What the shop has a stand-in for.
 pub(super) const RECOMMENDATIONS: usize = 2;
+/// What serves the shop's page, and the items that everybody buys.
+pub(super) const STOREFRONT: &str = "shop";
+/// What the page needs besides [`SERVICES`], and the traffic does not ask.
+pub(super) const SIDES: [&str; 1] = [STOREFRONT];
+/// Which instances each of [`SIDES`] has: one in each region.
+pub(super) const SIDE_NUMBERS: [usize; 2] = [1, NEAR_INSTANCES + 1];
 /// Where the instances stand. The customers and the proxy are in the first region.
 pub(super) const REGIONS: [&str; 2] = ["near", "far"];
 /// Which of [`REGIONS`] the customers and the proxy are in.
@@ -44,6 +50,11 @@ pub(super) const INSTANCES: usize = 5;
 pub(super) const NEAR_INSTANCES: usize = 3;
 /// What the way to the far region and back adds to a call: as much as between two regions of one continent.
 pub(super) const DISTANCE: Duration = Duration::from_millis(20);
+
+/// The name of a service: those of [`SERVICES`], and then those of [`SIDES`].
+pub(super) fn name_of(service: usize) -> &'static str {
+    SERVICES.iter().chain(&SIDES).nth(service).copied().unwrap_or("?")
+}
 
 /// In which of [`REGIONS`] instance `number` of a service stands.
 pub(super) const fn region_of(number: usize) -> usize {
@@ -140,17 +151,21 @@ struct Instance {
 
 /// The instances' addresses, by service.
 pub(super) type Addresses = [[SocketAddr; INSTANCES]; SERVICES.len()];
+/// The like of [`SIDES`], in the order of [`SIDE_NUMBERS`].
+pub(super) type SideAddresses = [[SocketAddr; SIDE_NUMBERS.len()]; SIDES.len()];
 
 impl Shop {
     /// Starts every instance and waits until each has said where it listens.
     pub(super) async fn open(seed: u64) -> Result<Self, Failure> {
+        let services =
+            (0..SERVICES.len()).flat_map(|service| (1..=INSTANCES).map(move |number| (service, number)));
+        let sides =
+            (0..SIDES.len()).flat_map(|side| SIDE_NUMBERS.map(|number| (SERVICES.len() + side, number)));
         let mut started = Vec::new();
-        for service in 0..SERVICES.len() {
-            for number in 1..=INSTANCES {
-                // Every instance draws its own service times.
-                let seed = seed.wrapping_mul(31).wrapping_add((service * INSTANCES + number) as u64);
-                started.push((service, number, seed, start_instance(service, number, 0, seed)?));
-            }
+        for (service, number) in services.chain(sides) {
+            // Every instance draws its own service times.
+            let seed = seed.wrapping_mul(31).wrapping_add((service * INSTANCES + number) as u64);
+            started.push((service, number, seed, start_instance(service, number, 0, seed)?));
         }
         let mut instances = Vec::new();
         for (service, number, seed, (process, greeting)) in started {
@@ -161,11 +176,17 @@ impl Shop {
     }
 
     pub(super) fn addresses(&self) -> Addresses {
-        let mut addresses = [[SocketAddr::from(([127, 0, 0, 1], 0)); INSTANCES]; SERVICES.len()];
-        for instance in &self.instances {
-            addresses[instance.service][instance.number - 1] = instance.address;
-        }
-        addresses
+        std::array::from_fn(|service| std::array::from_fn(|n| self.address(service, n + 1)))
+    }
+
+    pub(super) fn sides(&self) -> SideAddresses {
+        std::array::from_fn(|side| SIDE_NUMBERS.map(|number| self.address(SERVICES.len() + side, number)))
+    }
+
+    fn address(&self, service: usize, number: usize) -> SocketAddr {
+        let is_it = |instance: &&Instance| (instance.service, instance.number) == (service, number);
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
+        self.instances.iter().find(is_it).map_or(nobody, |instance| instance.address)
     }
 
     /// The process ids of what lives in a region.
@@ -234,7 +255,7 @@ fn start_instance(
     port: u16,
     seed: u64,
 ) -> Result<(Process, oneshot::Receiver<String>), Failure> {
-    let name = SERVICES[service];
+    let name = name_of(service);
     let mut command = Process::ourselves("demo-service")?;
     command
         .args(["--name", name])

@@ -3,7 +3,7 @@
 //! Everything in it is real: the services, the proxy and this program are processes of their own, and what goes wrong
 //! is done to them by signals. Files: [`service`] is one instance, [`children`] keeps them, [`script`] says what goes
 //! wrong when, [`proxy`] configures and starts Seaworthy, [`traffic`] makes the calls, [`score`] counts
-//! them, [`policies`] reads what the proxy did, [`regions`] where it sent the calls, [`board`] shows it live and [`report`] at the end.
+//! them, [`visits`] looks at the shop's page, [`policies`] reads what the proxy did, [`regions`] where it sent the calls, [`board`] shows it live and [`report`] at the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 mod board;
 mod children;
+mod goods;
 mod policies;
 mod ports;
 mod proxy;
@@ -24,11 +25,13 @@ mod script;
 pub(crate) mod service;
 mod text;
 mod traffic;
+mod visits;
 
+use crate::client::Pool;
 use crate::failure::Failure;
 use crate::out::{self, Terminal};
 use board::{Board, View};
-use children::{REGIONS, Shop};
+use children::{REGIONS, STOREFRONT, Shop};
 use policies::{Books, State, Watcher};
 use proxy::Proxy;
 use regions::Course;
@@ -36,6 +39,7 @@ use report::{Findings, Report};
 use score::Score;
 use script::Phase;
 use traffic::{Done, Roads};
+use visits::Visits;
 
 /// Break a small shop on purpose and see what Seaworthy makes of it
 ///
@@ -127,7 +131,7 @@ struct Stage {
 impl Stage {
     async fn set(args: &Args, board: &Board) -> Result<Self, Failure> {
         let shop = Shop::open(args.seed).await?;
-        let proxy = Proxy::start(&shop.addresses()).await?;
+        let proxy = Proxy::start(&shop.addresses(), &shop.sides()).await?;
         let ids = |region: usize| shop.ids(region).iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
         board.say(&format!(
             "seaworthy demo: seed {}, {} calls/s each way, {} s\nproxy {} (process {})",
@@ -140,6 +144,7 @@ impl Stage {
         for (region, name) in REGIONS.iter().enumerate() {
             board.say(&format!("region {name} (processes {})", ids(region)))?;
         }
+        board.say(&format!("the shop's page {}", page_at(proxy.address)))?;
         Ok(Self { shop, proxy, script: script::phases(args.total, args.seed) })
     }
 
@@ -173,11 +178,17 @@ async fn play(
     let mut course = Course::new(args.total);
     let (tell, mut done) = mpsc::unbounded_channel();
     let roads = Arc::new(Roads::new(&stage.shop.addresses(), stage.proxy.address));
+    let page = page_at(stage.proxy.address);
     let watcher = Watcher::new(stage.proxy.admin, stage.shop.addresses());
     let (publish, state) = watch::channel(State::default());
     let _watching = Abort(tokio::spawn(watcher.clone().follow(publish)));
     let start = Instant::now();
     let _sending = Abort(tokio::spawn(traffic::send(roads, start, args.total, args.rate, args.seed, tell)));
+
+    let (tell, mut seen) = mpsc::unbounded_channel();
+    let visitor = Arc::new(Pool::new(stage.proxy.address));
+    let _visiting = Abort(tokio::spawn(visits::look(visitor, start, args.total, tell)));
+    let mut visits = Visits::default();
 
     let mut ticks = interval(if board.is_live() { REDRAW } else { LOOK_AFTER });
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -202,17 +213,36 @@ async fn play(
                 let (script, state) = (&stage.script[phase], &state.borrow());
                 course.note(now, state.books.spread);
                 let (seed, rate, total) = (args.seed, args.rate, args.total);
-                board.draw(&View { seed, rate, now, total, phase: script, score: &score, state })?;
+                board.draw(&View { seed, rate, now, total, phase: script, page: &page, score: &score, state })?;
             }
+            Some(look) = seen.recv() => visits.add(&look),
             ended = done.recv() => match ended {
                 Some(ended) => count(&mut score, ended, &mut done),
                 None => break false,
             },
         }
     };
+    while let Some(look) = if interrupted { None } else { seen.recv().await } {
+        visits.add(&look);
+    }
     books.push(last_books(&watcher, &state, interrupted).await?);
     let (seed, rate, total) = (args.seed, args.rate, args.total);
-    Ok(Findings { seed, rate, total, interrupted, script: stage.script.clone(), score, books, course })
+    Ok(Findings {
+        seed,
+        rate,
+        total,
+        interrupted,
+        script: stage.script.clone(),
+        score,
+        visits,
+        books,
+        course,
+    })
+}
+
+/// Where people see the shop.
+fn page_at(proxy: std::net::SocketAddr) -> String {
+    format!("http://{proxy}/{STOREFRONT}")
 }
 
 /// Counts `ended` and whatever else has ended meanwhile.

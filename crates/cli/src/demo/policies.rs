@@ -76,14 +76,16 @@ pub(super) struct Instead {
 }
 
 impl Instead {
-    /// Counts answers of a kind, as the metrics name it. What the demo does not know is passed over.
-    fn add(&mut self, with: &str, answers: u64) {
-        match with {
-            "stale" => self.stale += answers,
-            "upstream" => self.upstream += answers,
-            "static" => self.fixed += answers,
-            _ => {}
-        }
+    /// Counts answers of a kind, as the proxy names it. Whether it is one that the demo knows.
+    pub(super) fn add(&mut self, with: &str, answers: u64) -> bool {
+        let count = match with {
+            "stale" => &mut self.stale,
+            "upstream" => &mut self.upstream,
+            "static" => &mut self.fixed,
+            _ => return false,
+        };
+        *count += answers;
+        true
     }
 
     pub(super) const fn sum(self) -> u64 {

@@ -1,6 +1,5 @@
 //! Seaworthy as the demo runs it: a configuration written for the shop, and `seaworthy run` as a child process.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::children::{
-    Addresses, NEAR, Process, RECOMMENDATIONS, REGIONS, SERVICES, START_WITHIN, region_of, words_to,
+    Addresses, NEAR, Process, RECOMMENDATIONS, REGIONS, SERVICES, SIDE_NUMBERS, SIDES, START_WITHIN,
+    SideAddresses, region_of, words_to,
 };
 use super::ports;
 use crate::failure::Failure;
@@ -28,13 +28,13 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// Writes the configuration, starts the proxy, and waits until it accepts connections.
-    pub(super) async fn start(shop: &Addresses) -> Result<Self, Failure> {
+    pub(super) async fn start(shop: &Addresses, sides: &SideAddresses) -> Result<Self, Failure> {
         let directory = Directory::new()?;
         let [address, admin] =
             ports::free().map_err(|error| Failure::because("found no free port for the proxy", error))?;
         let (file, log) = (directory.0.join("shop.toml"), directory.0.join("proxy.log"));
         let write = |error| Failure::because(format!("could not write to {}", directory.0.display()), error);
-        fs::write(&file, configuration(shop, address, admin)).map_err(write)?;
+        fs::write(&file, configuration(shop, sides, address, admin)).map_err(write)?;
         let words = File::create(&log).map_err(write)?;
 
         let mut command = Process::ourselves("run")?;
@@ -108,22 +108,28 @@ fn remove(path: &Path) -> std::io::Result<()> {
 
 /// The configuration of the proxy in front of `shop`. It differs from the defaults only where the shop does from an
 /// average service, and says why.
-fn configuration(shop: &Addresses, address: SocketAddr, admin: SocketAddr) -> String {
+fn configuration(shop: &Addresses, sides: &SideAddresses, address: SocketAddr, admin: SocketAddr) -> String {
     let mut toml =
         format!("listen = \"{address}\"\nadmin = \"{admin}\"\n{}{POLICIES}", region(REGIONS[NEAR]));
     for (service, (name, instances)) in SERVICES.iter().zip(shop).enumerate() {
-        let endpoints: String =
-            (1..).zip(instances).map(|(number, address)| endpoint(number, *address)).collect();
-        // Writing to a string can't fail.
-        let _ = write!(
-            toml,
-            "\n[upstream.{name}]\nendpoints = [\n{endpoints}]\n\n[[route]]\nname = \"{name}\"\npath = \"/{name}\"\nupstream = \"{name}\"\n"
-        );
+        toml.push_str(&upstream(name, &format!("/{name}"), (1..).zip(instances.iter().copied())));
         if service == RECOMMENDATIONS {
-            toml.push_str(FALLBACK);
+            toml.push_str(INSTEAD_OF_RECOMMENDATIONS);
         }
     }
+    for (name, instances) in SIDES.iter().zip(sides) {
+        let numbered = SIDE_NUMBERS.into_iter().zip(instances.iter().copied());
+        toml.push_str(&upstream(name, &format!("/{name}"), numbered));
+    }
     toml
+}
+
+/// An upstream and the route to it; what stands below belongs to the route.
+fn upstream(name: &str, path: &str, instances: impl Iterator<Item = (usize, SocketAddr)>) -> String {
+    let endpoints: String = instances.map(|(number, address)| endpoint(number, address)).collect();
+    format!(
+        "\n[upstream.{name}]\nendpoints = [\n{endpoints}]\n\n[[route]]\nname = \"{name}\"\npath = \"{path}\"\nupstream = \"{name}\"\n"
+    )
 }
 
 fn region(name: &str) -> String {
@@ -169,12 +175,17 @@ open_at_most = "4s"
 ramp = "2s"
 "#;
 
-const FALLBACK: &str = r#"
+const INSTEAD_OF_RECOMMENDATIONS: &str = r#"
+# What everybody buys is a good guess for anybody.
+[route.substitute]
+upstream = "shop"
+path = "/shop/popular"
+
 # A shop without recommendations is still a shop.
 [route.fallback]
 status = 200
 content_type = "application/json"
-body = '{"service":"recommendations","items":[],"degraded":true}'
+body = '{"title":"Picked for you","items":[]}'
 "#;
 
 /// Starting takes some ten milliseconds.
@@ -191,18 +202,24 @@ mod tests {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let shop: Addresses =
             std::array::from_fn(|s| std::array::from_fn(|i| local(20_000 + 10 * s as u16 + i as u16)));
-        let toml = configuration(&shop, local(19_000), local(19_001));
+        let sides: SideAddresses =
+            std::array::from_fn(|s| std::array::from_fn(|i| local(21_000 + 10 * s as u16 + i as u16)));
+        let toml = configuration(&shop, &sides, local(19_000), local(19_001));
         let config = seaworthy_config::Config::from_toml("shop.toml", &toml).unwrap();
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-        assert_eq!((config.upstreams.len(), config.routes.len()), (4, 4));
+        assert_eq!((config.upstreams.len(), config.routes.len()), (5, 5));
         let regions = |upstream: &seaworthy_config::Upstream| {
             upstream.sources.iter().map(|source| source.labels.region.clone()).collect::<Vec<_>>()
         };
         assert_eq!(config.region, "near");
-        assert!(config.upstreams.iter().all(|it| regions(it) == ["near", "near", "near", "far", "far"]));
-        let (_, route) = config.route(None, "/recommendations/7", "GET").unwrap();
-        assert!(route.fallback.is_some());
-        let (_, route) = config.route(None, "/orders/7", "GET").unwrap();
-        assert!(route.fallback.is_none());
+        let (services, sides) = config.upstreams.split_at(SERVICES.len());
+        assert!(services.iter().all(|it| regions(it) == ["near", "near", "near", "far", "far"]));
+        assert!(sides.iter().all(|it| regions(it) == ["near", "far"]));
+        let instead = |path| {
+            let (_, route) = config.route(None, path, "GET").unwrap();
+            route.degrade.iter().map(seaworthy_config::Degrade::name).collect::<Vec<_>>()
+        };
+        assert_eq!(instead("/recommendations/7"), ["upstream", "static"]);
+        assert!(instead("/orders/7").is_empty() && instead("/shop").is_empty());
     }
 }

@@ -12,6 +12,7 @@ use super::score::{Score, Tally};
 use super::script::Phase;
 use super::text::{NOTHING, columns, millis, rough_percent};
 use super::traffic::{CLIENT_TIMEOUT, Kind, Way};
+use super::visits::Visits;
 use crate::out::Ink;
 
 /// Everything that a demo found out.
@@ -28,6 +29,8 @@ pub(super) struct Report {
     failures: Vec<Failed>,
     phases: Vec<PhaseReport>,
     policies: Counters,
+    /// What somebody saw who looked at the shop's page through Seaworthy all the while.
+    page: Visits,
     /// What the way to the far region and back adds to a call.
     distance_ms: u64,
     /// Where the attempts through Seaworthy went. Direct calls all stay near.
@@ -57,7 +60,7 @@ struct Figures {
     succeeded: u64,
     /// From 0 to 1; `null` without calls.
     success_rate: Option<f64>,
-    /// Of the succeeded: answered by a fallback that says so.
+    /// Of the succeeded: answered by something else that says so.
     degraded: u64,
     /// Answered with an error.
     errors: u64,
@@ -122,6 +125,7 @@ pub(super) struct Findings {
     pub(super) interrupted: bool,
     pub(super) script: Vec<Phase>,
     pub(super) score: Score,
+    pub(super) visits: Visits,
     /// The proxy's books at the end of each phase that was begun.
     pub(super) books: Vec<Books>,
     pub(super) course: Course,
@@ -129,7 +133,7 @@ pub(super) struct Findings {
 
 impl Report {
     pub(super) fn new(findings: Findings) -> Self {
-        let Findings { seed, rate, total, interrupted, script, score, books, course } = findings;
+        let Findings { seed, rate, total, interrupted, script, score, visits, books, course } = findings;
         let Books { counters: policies, spread } = books.last().copied().unwrap_or_default();
         let begun = &script[..books.len().min(script.len())];
         let phases =
@@ -152,6 +156,7 @@ impl Report {
             failures,
             phases,
             policies,
+            page: visits,
             distance_ms: u64::try_from(DISTANCE.as_millis()).unwrap_or(u64::MAX),
             regions: spread.of(None),
             far_share_over_time: course.far_shares(),
@@ -182,6 +187,8 @@ impl Report {
         lines.extend(self.course(colour));
         lines.push(String::new());
         lines.extend(self.notes(colour));
+        lines.push(String::new());
+        lines.extend(self.page.lines(colour));
         lines.push(String::new());
         lines.extend(self.policies.lines(colour));
         lines
@@ -232,7 +239,7 @@ impl Report {
         let degraded = self.through.reads.degraded;
         if degraded > 0 {
             notes.push(format!(
-                "  {degraded} answers through Seaworthy were degraded: a fallback, marked as one, counted as a success;"
+                "  {degraded} answers through Seaworthy were degraded: a stand-in, marked as one, counted as a success;"
             ));
             notes.push(format!(
                 "  {} of them while nothing was wrong with the service any more, until the breakers had found out.",

@@ -1,6 +1,7 @@
 //! One instance of one of the shop's services, as the demo's child process.
 //!
-//! It answers `GET /<name>/...` and `POST /<name>` after a small seeded service time. Its stdin is its leash and its
+//! It answers `GET /<name>/...` and `POST /<name>` after a small seeded service time; the one named `shop` has the shop's page.
+//! Its stdin is its leash and its
 //! control in one: a line changes its mood (`slow 50`, `fail 0.2`, `well`), and the end of the stream ends the process,
 //! so that it can't outlive whoever started it, however that one ended.
 
@@ -12,14 +13,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use seaworthy_core::{Rng, Seeded};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::ports;
+use super::children::STOREFRONT;
+use super::{goods, ports};
 use crate::failure::Failure;
 use crate::out;
 
@@ -181,6 +185,13 @@ impl Instance {
         (takes, fails)
     }
 
+    /// `answer`, with who gave it.
+    fn signed(&self, mut answer: Value) -> String {
+        answer["service"] = self.name.as_str().into();
+        answer["instance"] = self.number.into();
+        answer.to_string()
+    }
+
     fn next_order(&self) -> u64 {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.orders += 1;
@@ -202,11 +213,10 @@ async fn answer(
         return Ok(reply(StatusCode::OK, "{\"status\":\"ready\"}".to_owned()));
     }
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
-    if parts.next() != Some(instance.name.as_str()) {
+    let (name, below) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    if name != instance.name {
         return Ok(reply(StatusCode::NOT_FOUND, "{\"error\":\"no such thing in this shop\"}".to_owned()));
     }
-    // Items are numbers, so nothing that a client sends is repeated in the answer unread.
-    let item: u64 = parts.next().and_then(|item| item.parse().ok()).unwrap_or(0);
     if Limited::new(body, LARGEST_BODY).collect().await.is_err() {
         return Ok(reply(StatusCode::BAD_REQUEST, "{\"error\":\"unreadable body\"}".to_owned()));
     }
@@ -215,27 +225,45 @@ async fn answer(
     if fails {
         return Ok(reply(StatusCode::INTERNAL_SERVER_ERROR, "{\"error\":\"out of luck\"}".to_owned()));
     }
-    let (name, number) = (&instance.name, instance.number);
+    if name == STOREFRONT && below.is_empty() {
+        return Ok(page());
+    }
     Ok(match head.method {
         Method::POST => {
-            let order = instance.next_order();
-            let text = format!("{{\"service\":\"{name}\",\"instance\":{number},\"placed\":{order}}}");
-            reply(StatusCode::CREATED, text)
+            reply(StatusCode::CREATED, instance.signed(json!({ "placed": instance.next_order() })))
         }
-        _ => {
-            reply(StatusCode::OK, format!("{{\"service\":\"{name}\",\"instance\":{number},\"item\":{item}}}"))
-        }
+        _ => reply(StatusCode::OK, instance.signed(said(name, below))),
     })
+}
+
+/// What a service says to a question.
+fn said(service: &str, below: &str) -> Value {
+    // Items are numbers, so nothing that a client sends is repeated in the answer unread.
+    let item: u64 = below.parse().unwrap_or(0);
+    match service {
+        STOREFRONT => goods::popular(),
+        "recommendations" => goods::for_visitor(item),
+        "prices" => goods::prices(item),
+        _ => json!({ "item": item }),
+    }
+}
+
+fn page() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(PAGE.as_bytes())));
+    let html = HeaderValue::from_static("text/html; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, html);
+    response
 }
 
 fn reply(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    let json = hyper::header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
+/// The shop's page: one file that asks for everything else itself.
+const PAGE: &str = include_str!("shop.html");
 /// Service times are drawn evenly from 1 to 5 ms: small enough that fifty times as much (50 to 250 ms) is slow and not
 /// yet lost, and waiting rather than computing, so that twenty-one processes fit on two cores.
 const QUICKEST: Duration = Duration::from_millis(1);

@@ -45,7 +45,7 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ending {
     Good,
-    /// Answered by a fallback that says so.
+    /// Answered with something that stands in for what was asked for, and says so.
     Degraded,
     /// Answered with an error of this status.
     Error(u16),
@@ -167,7 +167,7 @@ impl Wish {
         match tokio::time::timeout(CLIENT_TIMEOUT, answer).await {
             Err(_) => Ending::TimedOut,
             Ok(Err(_)) => Ending::Broken,
-            Ok(Ok(answer)) if answer.status.is_success() && answer.degraded => Ending::Degraded,
+            Ok(Ok(answer)) if answer.status.is_success() && answer.degraded.is_some() => Ending::Degraded,
             Ok(Ok(answer)) if answer.status.is_success() => Ending::Good,
             Ok(Ok(answer)) => Ending::Error(answer.status.as_u16()),
         }
