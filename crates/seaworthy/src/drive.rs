@@ -8,13 +8,15 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 use seaworthy_core::call::{Action, Event, Finish, Kind, Repeat, Start};
 use seaworthy_core::record::RecordedCall;
-use seaworthy_core::{Instant, Outcome, Policy, Reason, Rejection, Why};
+use seaworthy_core::{Criticality, Instant, Outcome, Policy, Reason, Rejection, Why};
 use tokio::time::Sleep;
 
+use crate::caller::Caller;
 use crate::classify::Classify;
 use crate::clock;
+use crate::entering::{Entering, Entry};
 use crate::error::Error;
-use crate::pipeline::{Entering, Entry, Inner};
+use crate::pipeline::Inner;
 use crate::shared::breaker::Ticket;
 
 /// Makes the attempts of one call. Any `FnMut(Attempt) -> impl Future<Output = Result<T, E>>` is one.
@@ -106,6 +108,12 @@ impl<P: Borrow<Inner>, A: Attempts, C> Drive<P, A, C> {
         }
         self
     }
+
+    /// The same call, of `caller`: whom it waits behind and whose rate it counts on, and how soon it is shed or throttled.
+    pub const fn of(mut self, caller: Caller) -> Self {
+        self.flights.caller = caller;
+        self
+    }
 }
 
 impl<P, A, C> Future for Drive<P, A, C>
@@ -140,6 +148,7 @@ where
 /// What is in flight of one call, and how far it has come.
 struct Flights<A: Attempts> {
     stage: Stage,
+    caller: Caller,
     main: Option<Flight>,
     hedges: Vec<(Flight, Pin<Box<A::Future>>)>,
     /// A hedge that is just being made; it stays here only if that panicked.
@@ -184,7 +193,8 @@ impl<A: Attempts> Flights<A> {
     const fn new(repeat: Repeat) -> Self {
         let start = Start { deadline: None, repeat, seed: 0 };
         let stage = Stage::Entering { entering: Entering::new(), start, began: None };
-        Self { stage, main: None, hedges: Vec::new(), made: None, answer: None, armed: None }
+        let caller = Caller::new(Criticality::Critical);
+        Self { stage, caller, main: None, hedges: Vec::new(), made: None, answer: None, armed: None }
     }
 
     /// Performs actions until there is nothing to do at `now`.
@@ -204,33 +214,9 @@ impl<A: Attempts> Flights<A> {
         loop {
             let Stage::Running(call, _) = &mut self.stage else { return Next::Wait(None) };
             match call.next_action(now, &mut &inner.commons) {
-                Action::Send { attempt, kind, due } => match inner.admit(now) {
-                    Err(rejection) => {
-                        inner.rejected(now, rejection);
-                        call.on_event(now, Event::Refused { attempt, rejection }, &mut &inner.commons);
-                    }
-                    Ok(ticket) => {
-                        if let Some(rejection) = ticket.shadow() {
-                            call.would_reject(now, attempt, rejection);
-                        }
-                        let flight = Flight { attempt, ticket, overdue: false };
-                        // Put where it will be found should making the attempt panic.
-                        if kind == Kind::Hedge {
-                            self.made = Some(flight);
-                        } else {
-                            self.main = Some(flight);
-                        }
-                        let future = attempts.attempt(Attempt { number: attempt, kind, due });
-                        if !attempts.can_repeat() {
-                            call.on_event(now, Event::CannotRepeat, &mut &inner.commons);
-                        }
-                        if kind != Kind::Hedge {
-                            main.set(Some(future));
-                        } else if let Some(flight) = self.made.take() {
-                            self.hedges.push((flight, Box::pin(future)));
-                        }
-                    }
-                },
+                Action::Send { attempt, kind, due } => {
+                    self.send(inner, now, Attempt { number: attempt, kind, due }, main.as_mut(), attempts);
+                }
                 Action::Cancel { attempt, why } => {
                     self.cancel(inner, now, attempt, why.outcome(), main.as_mut());
                 }
@@ -241,17 +227,59 @@ impl<A: Attempts> Flights<A> {
         }
     }
 
+    /// Makes an attempt, if what stands before it lets it.
+    fn send(
+        &mut self,
+        inner: &Inner,
+        now: Instant,
+        attempt: Attempt,
+        mut main: Pin<&mut Option<A::Future>>,
+        attempts: &mut A,
+    ) {
+        let Stage::Running(call, _) = &mut self.stage else { return };
+        let Attempt { number, kind, .. } = attempt;
+        let (ticket, shadow) = match inner.admit(now, self.caller.criticality) {
+            Ok(admitted) => admitted,
+            Err(rejection) => {
+                inner.rejected(now, rejection);
+                let refused = Event::Refused { attempt: number, rejection };
+                return call.on_event(now, refused, &mut &inner.commons);
+            }
+        };
+        for rejection in shadow.into_iter().chain(ticket.shadow()) {
+            call.would_reject(now, number, rejection);
+        }
+        let flight = Flight { attempt: number, ticket, overdue: false };
+        // Put where it will be found should making the attempt panic.
+        if kind == Kind::Hedge {
+            self.made = Some(flight);
+        } else {
+            self.main = Some(flight);
+        }
+        let future = attempts.attempt(attempt);
+        if !attempts.can_repeat() {
+            call.on_event(now, Event::CannotRepeat, &mut &inner.commons);
+        }
+        if kind != Kind::Hedge {
+            main.set(Some(future));
+        } else if let Some(flight) = self.made.take() {
+            self.hedges.push((flight, Box::pin(future)));
+        }
+    }
+
     /// Takes the call through the gates before it; `None` once it runs.
     fn enter(&mut self, inner: &Inner, now: Instant, cx: &mut Context<'_>) -> Option<Next<A::Ok, A::Err>> {
         let Stage::Entering { entering, start, began } = &mut self.stage else { return None };
         let began = *began.get_or_insert(now);
-        let entry = match entering.poll(inner, now, cx) {
+        let deadline = || inner.deadline(began, start.deadline);
+        let entry = match entering.poll(inner, now, self.caller, deadline, cx) {
             Poll::Ready(Ok(entry)) => entry,
             Poll::Ready(Err(rejection)) => return Some(self.rejected(rejection)),
             Poll::Pending => {
-                let deadline = inner.deadline(began, start.deadline);
+                let deadline = deadline();
                 if deadline > now {
-                    return Some(Next::Wait((deadline < Instant::FAR).then_some(deadline)));
+                    let until = deadline.min(entering.wakes_by());
+                    return Some(Next::Wait((until < Instant::FAR).then_some(until)));
                 }
                 entering.leave(inner);
                 let rejection = Rejection::new(Policy::Deadline, Reason::DeadlinePassed);
@@ -260,7 +288,11 @@ impl<A: Attempts> Flights<A> {
             }
         };
         let mut call = inner.start(began, *start);
-        entry.shadows().into_iter().flatten().for_each(|rejection| call.would_reject(now, 0, rejection));
+        entering
+            .shadows(&entry)
+            .into_iter()
+            .flatten()
+            .for_each(|rejection| call.would_reject(now, 0, rejection));
         self.stage = Stage::Running(call, Some(entry));
         None
     }
@@ -280,10 +312,10 @@ impl<A: Attempts> Flights<A> {
     ) {
         if let Some(flight) = self.main.take_if(|flight| flight.attempt == attempt) {
             main.set(None);
-            inner.settle(now, flight.ticket, outcome);
+            inner.settle(now, self.caller.criticality, flight.ticket, outcome);
         } else if let Some(n) = self.hedges.iter().position(|(flight, _)| flight.attempt == attempt) {
             let (flight, _) = self.hedges.swap_remove(n);
-            inner.settle(now, flight.ticket, outcome);
+            inner.settle(now, self.caller.criticality, flight.ticket, outcome);
         } else {
             self.answer.take_if(|(held, _)| *held == attempt);
         }
@@ -332,7 +364,7 @@ impl<A: Attempts> Flights<A> {
         classify: &C,
     ) {
         let outcome = classify.classify(result.as_ref());
-        inner.settle(now, flight.ticket, outcome);
+        inner.settle(now, self.caller.criticality, flight.ticket, outcome);
         let Stage::Running(call, _) = &mut self.stage else { return };
         call.on_event(now, Event::Head { attempt: flight.attempt, outcome }, &mut &inner.commons);
         // The race is over if there was one: what comes after the winner is not wanted.
@@ -390,7 +422,7 @@ impl<A: Attempts> Flights<A> {
             unreachable!("only a running call finishes")
         };
         // The call is left where it is: moving it out costs more than deciding anything.
-        inner.leave(now, entry.take());
+        inner.leave(now, entry.take(), ended(finish));
         inner.keep(call);
         let why = call.take_why();
         self.stage = Stage::Done;
@@ -413,10 +445,19 @@ impl<A: Attempts> Flights<A> {
                 inner.keep(call);
                 let hedges = self.hedges.drain(..).map(|(flight, _)| flight);
                 for flight in self.main.take().into_iter().chain(self.made.take()).chain(hedges) {
-                    inner.settle(now, flight.ticket, Outcome::Abandoned);
+                    inner.settle(now, self.caller.criticality, flight.ticket, Outcome::Abandoned);
                 }
-                inner.leave(now, entry.take());
+                inner.leave(now, entry.take(), Outcome::Abandoned);
             }
         }
+    }
+}
+
+/// What the limit is to learn from the call's end.
+const fn ended(finish: Finish) -> Outcome {
+    match finish {
+        Finish::Answer { outcome, .. } | Finish::Failed { outcome, .. } => outcome,
+        // Nothing of the service was seen.
+        _ => Outcome::Ignored,
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! The number of keys is bounded, because keys come from outside. When it is reached, those that were used least recently make
 //! room, but none whose state would be forgotten just when it matters: while somebody holds its pipeline, as every call does,
-//! its permits and budgets are in use; while its breaker keeps calls away, forgetting it would let them through; and what an
-//! operator has forced stays forced. A breaker whose wait is over and that nobody has asked since keeps nobody away, so a crowd of
-//! dead hosts can't lock out new ones for longer than they wait.
+//! its permits and budgets are in use; while its breaker, its throttle or its rate keeps calls away, forgetting it would let them
+//! through; and what an operator has forced stays forced. A breaker whose wait is over and that nobody has asked since keeps nobody
+//! away, so a crowd of dead hosts can't lock out new ones for longer than they wait; throttles and rates forget by themselves.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 use seaworthy_core::Fault;
 use seaworthy_core::gate::breaker::State;
 
-use crate::pipeline::{Config, Pipeline};
+use crate::pipeline::{Config, Pipeline, Snapshot};
 
 /// Pipelines by key.
 ///
@@ -39,7 +39,7 @@ struct Kept<K> {
     uses: u64,
 }
 
-/// Every key that is kept is in use, or has a breaker that keeps calls away, so none may be forgotten for another.
+/// Every key that is kept is in use, or has a policy that keeps calls away, so none may be forgotten for another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Crowded {
@@ -49,7 +49,7 @@ pub struct Crowded {
 
 impl fmt::Display for Crowded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "all {} keys are in use or have breakers that are open; allow more keys", self.most)
+        write!(f, "all {} keys are in use or have policies that keep calls away; allow more keys", self.most)
     }
 }
 
@@ -151,9 +151,13 @@ fn loss(pipeline: &Pipeline) -> Option<Loss> {
     if pipeline.is_held() {
         return None;
     }
-    let breaker = pipeline.snapshot().breaker;
+    let Snapshot { breaker, throttle, rate, .. } = pipeline.snapshot();
+    // The shares are those of when it was last asked; the window goes on.
+    let throttles = throttle.shares.iter().any(|share| *share > 0.0)
+        && throttle.seen.iter().any(|counts| counts.refused > 0);
+    let over = rate.is_some_and(|rate| rate.over > 0);
     match breaker.state {
-        _ if breaker.forced.is_some() => None,
+        _ if breaker.forced.is_some() || throttles || over => None,
         State::Closed => Some(Loss::Knowledge),
         State::Open if breaker.wait.is_some_and(|wait| wait.is_zero()) => Some(Loss::Caution),
         // Nobody holds the pipeline, so no probe is out.

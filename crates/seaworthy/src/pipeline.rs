@@ -1,30 +1,32 @@
 //! The standard pipeline: every policy of a call in its one order.
 //!
 //! ```text
-//! limit -> bulkhead -> call (deadline, retry + budget, hedge + budget) -> per attempt: breaker -> timeout -> the service
+//! rate -> queue, limit -> bulkhead -> call (deadline, retry + budget, hedge + budget)
+//!      -> per attempt: throttle -> breaker -> timeout -> the service
 //! ```
 //!
-//! Outermost is what refuses most cheaply. A rejection by limit or bulkhead is ours and tells nothing about the service,
-//! so it stays outside of everything that learns; the breaker stands inside the retries, where it sees every attempt.
+//! Outermost is what refuses most cheaply. A rejection by rate, queue, limit or bulkhead is ours and tells nothing about the
+//! service, so it stays outside of everything that learns from the service; throttle and breaker stand inside the retries, where
+//! they see every attempt.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use seaworthy_core::call::{self, Plan, Repeat, Start};
-use seaworthy_core::gate::{breaker, bulkhead, limit};
+use seaworthy_core::gate::{breaker, bulkhead, limit, queue, rate, throttle};
 use seaworthy_core::record::RecordedCall;
-use seaworthy_core::{Fault, Instant, Mode, Outcome, Rejection, Rng, Seeded, Valid, Why};
+use seaworthy_core::{Criticality, Fault, Instant, Mode, Outcome, Rejection, Rng, Rules, Seeded, Valid, Why};
 
 use crate::classify::{Classify, Plain};
 use crate::clock;
 use crate::drive::{Attempts, Drive};
+use crate::entering::Entry;
 use crate::event::{Event, Events, Happening};
 use crate::recorder::Recorder;
 use crate::shared::breaker::Ticket;
-use crate::shared::bulkhead::Acquire;
-use crate::shared::{Breaker, Bulkhead, Commons, Limit};
+use crate::shared::{Breaker, Bulkhead, Commons, Door, Rate, Throttle};
 
 /// All policies of the calls to one service. Cloning it is cheap and shares its state.
 ///
@@ -50,8 +52,15 @@ pub struct Config {
     pub call: call::Config,
     /// The breaker around each attempt.
     pub breaker: breaker::Config,
+    /// Calls that are not sent because the service refuses so many.
+    pub throttle: throttle::Config,
     /// The most calls in flight.
     pub limit: limit::Config,
+    /// Waiting before a full limit, the most critical first. Off by default, unlike in a proxy: the program that calls is told
+    /// at once that there is no place, and can do something else instead, where a proxy's client could only come again.
+    pub queue: queue::Config,
+    /// The most calls of each client in a while. None by default: what is right, only the service knows.
+    pub rate: Option<rate::Config>,
     /// Bounded waiting for a place, off by default.
     pub bulkhead: Option<bulkhead::Config>,
     /// Where the randomness of jitter comes from; the same seed makes the same draws. By default another one each time, or all
@@ -64,7 +73,10 @@ impl Default for Config {
         Self {
             call: call::Config::default(),
             breaker: breaker::Config::default(),
+            throttle: throttle::Config::default(),
             limit: limit::Config::default(),
+            queue: queue::Config { mode: Mode::Off, ..queue::Config::default() },
+            rate: None,
             bulkhead: None,
             seed: arbitrary_seed(),
         }
@@ -115,7 +127,10 @@ impl Pipeline {
         let parts = Parts::new(config)?;
         let inner = Inner {
             name: name.into(),
-            limit: Limit::new(parts.limit),
+            door: Door::new(parts.limit, parts.queue),
+            queues: AtomicBool::new(parts.queues()),
+            rate: parts.rate.map(Rate::new).map_or_else(OnceLock::new, OnceLock::from),
+            throttle: Throttle::new(parts.throttle),
             bulkhead: parts.bulkhead.map(Bulkhead::new).map_or_else(OnceLock::new, OnceLock::from),
             breaker: Breaker::recorded(parts.breaker, config.seed, recorded.then_some(Recorder::BREAKER)),
             commons: Commons::new(parts.call),
@@ -173,15 +188,19 @@ impl Pipeline {
         &self.inner.name
     }
 
-    /// Takes new numbers and keeps what was learned: a new threshold applies to the old window. Without numbers for a bulkhead it
-    /// is switched off. The seed stays as it was.
+    /// Takes new numbers and keeps what was learned: a new threshold applies to the old window. Without numbers for a rate or a
+    /// bulkhead it is switched off. The seed stays as it was.
     ///
     /// # Errors
     /// Everything that is wrong with `config`, at once; the old numbers then stay in force.
     pub fn reconfigure(&self, config: Config) -> Result<(), Vec<Fault>> {
         let parts = Parts::new(config)?;
         let now = clock::now();
-        self.inner.limit.reconfigure(parts.limit);
+        self.inner.queues.store(parts.queues(), Ordering::Relaxed);
+        self.inner.door.reconfigure(now, parts.limit);
+        self.inner.door.reconfigure_queue(now, parts.queue);
+        self.inner.throttle.reconfigure(parts.throttle);
+        self.inner.reconfigure_rate(parts.rate);
         self.inner.reconfigure_bulkhead(now, parts.bulkhead);
         self.inner.breaker.reconfigure(now, parts.breaker);
         self.inner.commons.reconfigure(now, parts.call);
@@ -196,6 +215,12 @@ impl Pipeline {
     pub fn force(&self, force: Option<breaker::Force>) {
         let now = clock::now();
         self.inner.changed(now, self.inner.breaker.force(now, force));
+    }
+
+    /// Lowers the limit to a share of what it would be, such as [`Pressure::share`](seaworthy_core::gate::pressure::Pressure::share)
+    /// says while the host has too much to do; 1 takes that back.
+    pub fn press(&self, share: f64) {
+        self.inner.door.press(clock::now(), share);
     }
 
     /// What happens from now on, except good news: a bounded channel, in which a slow reader misses the oldest.
@@ -213,8 +238,12 @@ impl Pipeline {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let now = clock::now();
+        let door = self.inner.door.snapshot(now);
         Snapshot {
-            limit: self.inner.limit.snapshot(),
+            rate: self.inner.rate.get().map(|rate| rate.snapshot(now)),
+            queue: door.queue,
+            limit: door.limit,
+            throttle: self.inner.throttle.snapshot(now),
             bulkhead: self.inner.bulkhead.get().map(|b| b.snapshot(now)),
             breaker: self.inner.breaker.snapshot(now),
             call: self.inner.commons.snapshot(now),
@@ -232,6 +261,12 @@ impl fmt::Debug for Pipeline {
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
+    /// The rate, if there is one.
+    pub rate: Option<rate::Snapshot>,
+    /// Who waits before the limit.
+    pub queue: queue::Snapshot,
+    /// What is not sent.
+    pub throttle: throttle::Snapshot,
     /// The limit.
     pub limit: limit::Snapshot,
     /// The bulkhead, if there is one.
@@ -246,33 +281,53 @@ pub struct Snapshot {
 struct Parts {
     call: Valid<call::Config>,
     breaker: Valid<breaker::Config>,
+    throttle: Valid<throttle::Config>,
     limit: Valid<limit::Config>,
+    queue: Valid<queue::Config>,
+    rate: Option<Valid<rate::Config>>,
     bulkhead: Option<Valid<bulkhead::Config>>,
 }
 
 impl Parts {
     fn new(config: Config) -> Result<Self, Vec<Fault>> {
-        let call = Valid::new(call::Config { fallback: false, ..config.call });
-        let breaker = Valid::new(config.breaker);
-        let limit = Valid::new(config.limit);
-        let bulkhead = config.bulkhead.map(Valid::new).transpose();
-        match (call, breaker, limit, bulkhead) {
-            (Ok(call), Ok(breaker), Ok(limit), Ok(bulkhead)) => Ok(Self { call, breaker, limit, bulkhead }),
-            (call, breaker, limit, bulkhead) => {
-                let faults = [call.err(), breaker.err(), limit.err(), bulkhead.err()];
-                Err(faults.into_iter().flatten().flatten().collect())
+        let mut faults = Vec::new();
+        let call = check(&mut faults, call::Config { fallback: false, ..config.call });
+        let breaker = check(&mut faults, config.breaker);
+        let throttle = check(&mut faults, config.throttle);
+        let limit = check(&mut faults, config.limit);
+        let queue = check(&mut faults, config.queue);
+        let rate = config.rate.and_then(|rate| check(&mut faults, rate));
+        let bulkhead = config.bulkhead.and_then(|bulkhead| check(&mut faults, bulkhead));
+        match (call, breaker, throttle, limit, queue) {
+            (Some(call), Some(breaker), Some(throttle), Some(limit), Some(queue)) if faults.is_empty() => {
+                Ok(Self { call, breaker, throttle, limit, queue, rate, bulkhead })
             }
+            _ => Err(faults),
         }
     }
+
+    /// Whether calls may wait before the limit.
+    fn queues(&self) -> bool {
+        self.queue.mode == Mode::Enforce && self.queue.size > 0
+    }
+}
+
+/// The numbers, if they obey their rules; else their faults are with the others.
+fn check<C: Rules>(faults: &mut Vec<Fault>, config: C) -> Option<Valid<C>> {
+    Valid::new(config).map_err(|more| faults.extend(more)).ok()
 }
 
 /// What the calls of a pipeline share.
 #[doc(hidden)]
 pub struct Inner {
     name: Arc<str>,
-    limit: Limit,
-    /// Made when it is first asked for.
-    bulkhead: OnceLock<Bulkhead>,
+    /// Made when it is first asked for, as is the bulkhead.
+    pub(crate) rate: OnceLock<Rate>,
+    pub(crate) door: Door,
+    /// Whether calls may wait at the door.
+    queues: AtomicBool,
+    pub(crate) bulkhead: OnceLock<Bulkhead>,
+    throttle: Throttle,
     pub(crate) breaker: Breaker,
     pub(crate) commons: Commons,
     plan: ArcSwap<Plan>,
@@ -299,6 +354,25 @@ impl Inner {
         theirs.map_or(own, |theirs| theirs.min(own))
     }
 
+    /// When it is too late to begin: what takes as long as calls typically do would end after its deadline. Found out only where
+    /// a call may wait so long.
+    pub(crate) fn latest_start(&self, now: Instant, deadline: impl FnOnce() -> Instant) -> Option<Instant> {
+        if !self.queues.load(Ordering::Relaxed) {
+            return None;
+        }
+        let deadline = Some(deadline()).filter(|deadline| *deadline < Instant::FAR)?;
+        Some(deadline.minus(self.commons.learned(now).typical.unwrap_or_default()))
+    }
+
+    fn reconfigure_rate(&self, config: Option<Valid<rate::Config>>) {
+        let off = || {
+            let off = rate::Config { mode: Mode::Off, ..rate::Config::default() };
+            self.rate.get().and_then(|_| Valid::new(off).ok())
+        };
+        let Some(config) = config.or_else(off) else { return };
+        self.rate.get_or_init(|| Rate::new(config)).reconfigure(config);
+    }
+
     fn reconfigure_bulkhead(&self, now: Instant, config: Option<Valid<bulkhead::Config>>) {
         let there = self.bulkhead.get();
         let off = || {
@@ -322,13 +396,21 @@ impl Inner {
         self.seed ^ now.as_nanos()
     }
 
-    pub(crate) fn admit(&self, now: Instant) -> Result<Ticket, Rejection> {
+    /// May an attempt be sent? What the throttle would have refused, in observe-only mode, comes with the ticket.
+    pub(crate) fn admit(
+        &self,
+        now: Instant,
+        criticality: Criticality,
+    ) -> Result<(Ticket, Option<Rejection>), Rejection> {
+        let shadow = self.throttle.admit(now, criticality)?;
         let (admitted, change) = self.breaker.admit_telling(now);
         self.changed(now, change);
-        admitted
+        Ok((admitted?, shadow))
     }
 
-    pub(crate) fn settle(&self, now: Instant, ticket: Ticket, outcome: Outcome) {
+    /// An attempt has ended.
+    pub(crate) fn settle(&self, now: Instant, criticality: Criticality, ticket: Ticket, outcome: Outcome) {
+        self.throttle.settle(now, criticality, outcome);
         self.changed(now, self.breaker.settle(now, ticket, outcome));
     }
 
@@ -348,82 +430,13 @@ impl Inner {
         }
     }
 
-    /// Gives back what a call held.
-    pub(crate) fn leave(&self, now: Instant, entry: Option<Entry>) {
-        let Some(entry) = entry else { return };
-        if let (Some(bulkhead), Some(ticket)) = (self.bulkhead.get(), entry.place) {
+    /// Gives back what a call held. The limit learns from how it ended, and from how long it took since it was let in.
+    pub(crate) fn leave(&self, now: Instant, entry: Option<Entry>, outcome: Outcome) {
+        let Some(Entry { permit, place, since }) = entry else { return };
+        if let (Some(bulkhead), Some(ticket)) = (self.bulkhead.get(), place) {
             bulkhead.settle(now, ticket);
         }
-        self.limit.release(entry.permit);
-    }
-}
-
-/// What a call holds while it runs.
-pub(crate) struct Entry {
-    permit: limit::Permit,
-    place: Option<bulkhead::Ticket>,
-}
-
-impl Entry {
-    /// What would have been refused in observe-only mode.
-    pub(crate) fn shadows(&self) -> [Option<Rejection>; 2] {
-        [self.permit.shadow(), self.place.as_ref().and_then(bulkhead::Ticket::shadow)]
-    }
-}
-
-/// A call on its way in.
-pub(crate) struct Entering {
-    permit: Option<limit::Permit>,
-    waiting: Option<Acquire>,
-}
-
-impl Entering {
-    pub(crate) const fn new() -> Self {
-        Self { permit: None, waiting: None }
-    }
-
-    pub(crate) fn poll(
-        &mut self,
-        inner: &Inner,
-        now: Instant,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Entry, Rejection>> {
-        let permit = match self.permit.take() {
-            Some(permit) => permit,
-            None => match inner.limit.admit(now) {
-                Ok(permit) => permit,
-                Err(rejection) => {
-                    inner.rejected(now, rejection);
-                    return Poll::Ready(Err(rejection));
-                }
-            },
-        };
-        let Some(bulkhead) = inner.bulkhead.get() else {
-            return Poll::Ready(Ok(Entry { permit, place: None }));
-        };
-        let waiting = self.waiting.get_or_insert_with(Acquire::new);
-        match waiting.poll(bulkhead, now, cx) {
-            Poll::Pending => {
-                self.permit = Some(permit);
-                Poll::Pending
-            }
-            Poll::Ready(Ok(ticket)) => Poll::Ready(Ok(Entry { permit, place: Some(ticket) })),
-            Poll::Ready(Err(rejection)) => {
-                inner.limit.release(permit);
-                inner.rejected(now, rejection);
-                Poll::Ready(Err(rejection))
-            }
-        }
-    }
-
-    /// The caller went away on the way in.
-    pub(crate) fn leave(&mut self, inner: &Inner) {
-        if let (Some(bulkhead), Some(waiting)) = (inner.bulkhead.get(), self.waiting.take()) {
-            waiting.leave(bulkhead, clock::now());
-        }
-        if let Some(permit) = self.permit.take() {
-            inner.limit.release(permit);
-        }
+        self.door.settle(now, permit, outcome, now.since(since));
     }
 }
 
@@ -441,6 +454,7 @@ pub(crate) fn off() -> Config {
     config.call.retry.mode = Mode::Off;
     config.call.hedge.mode = Mode::Off;
     config.breaker.mode = Mode::Off;
+    config.throttle.mode = Mode::Off;
     config.limit.mode = Mode::Off;
     config
 }

@@ -9,5 +9,5 @@ mod policy;
 mod service;
 
 pub use fallback::{Fallback, FallingBack, OrElse};
-pub use policy::{Breaker, Bulkhead, Hedge, Limit, Retry, Timeout};
+pub use policy::{Breaker, Bulkhead, Hedge, Limit, Queue, Rate, Retry, Throttle, Timeout};
 pub use service::{Answer, Resilient, Standard, Tries};

@@ -1,11 +1,12 @@
 //! The layers that are one policy alone.
 
 use seaworthy_core::call::{budget, hedge, retry, timeout};
-use seaworthy_core::gate::{breaker, bulkhead, limit};
+use seaworthy_core::gate::{breaker, bulkhead, limit, queue, rate, throttle};
 use seaworthy_core::{Fault, Mode};
 use tower_layer::Layer;
 
 use super::service::{Resilient, Standard};
+use crate::caller::Anybody;
 use crate::classify::Plain;
 use crate::pipeline::{Config, Pipeline, off};
 
@@ -13,7 +14,7 @@ macro_rules! policy_layer {
     ($(#[$doc:meta])* $name:ident, $label:literal, |$config:ident: $numbers:ty| $set:block) => {
         $(#[$doc])*
         #[derive(Clone, Debug)]
-        pub struct $name<C = Plain>(Standard<C>);
+        pub struct $name<C = Plain, B = Anybody>(Standard<C, B>);
 
         impl $name {
             /// The layer with these numbers.
@@ -26,11 +27,17 @@ macro_rules! policy_layer {
             }
         }
 
-        impl<C> $name<C> {
+        impl<C, B> $name<C, B> {
             /// The same, with another meaning of requests and results, such as [`Http`](crate::classify::Http).
             #[must_use]
-            pub fn classified<D>(self, classify: D) -> $name<D> {
+            pub fn classified<D>(self, classify: D) -> $name<D, B> {
                 $name(self.0.classified(classify))
+            }
+
+            /// The same, for requests of several callers; see [`Standard::callers`].
+            #[must_use]
+            pub fn callers<D>(self, callers: D) -> $name<C, D> {
+                $name(self.0.callers(callers))
             }
 
             /// The pipeline in which only this policy is on, for its snapshots, events and overrides.
@@ -40,8 +47,8 @@ macro_rules! policy_layer {
             }
         }
 
-        impl<S, C: Clone> Layer<S> for $name<C> {
-            type Service = Resilient<S, C>;
+        impl<S, C: Clone, B: Clone> Layer<S> for $name<C, B> {
+            type Service = Resilient<S, C, B>;
 
             fn layer(&self, service: S) -> Self::Service {
                 self.0.layer(service)
@@ -56,8 +63,29 @@ policy_layer! {
 }
 
 policy_layer! {
-    /// At most so many requests in flight. See [`gate::limit`](seaworthy_core::gate::limit).
+    /// At most so many requests of each client in a while; [`callers`](Rate::callers) tells them apart. See
+    /// [`gate::rate`](seaworthy_core::gate::rate).
+    Rate, "rate", |numbers: rate::Config| { Config { rate: Some(numbers), ..off() } }
+}
+
+policy_layer! {
+    /// At most so many requests in flight; the others are refused at once. See [`gate::limit`](seaworthy_core::gate::limit).
     Limit, "limit", |numbers: limit::Config| { Config { limit: numbers, ..off() } }
+}
+
+policy_layer! {
+    /// At most so many requests in flight, and a queue of those that wait for a place; [`callers`](Queue::callers) tells how much
+    /// each matters. See [`gate::queue`](seaworthy_core::gate::queue).
+    Queue, "queue", |numbers: (limit::Config, queue::Config)| {
+        let (limit, queue) = numbers;
+        Config { limit, queue, ..off() }
+    }
+}
+
+policy_layer! {
+    /// Requests that are not sent because the service refuses so many. See [`gate::throttle`](seaworthy_core::gate::throttle). What a
+    /// refusal is, [`classified`](Throttle::classified) tells: [`Plain`] takes nothing for one.
+    Throttle, "throttle", |numbers: throttle::Config| { Config { throttle: numbers, ..off() } }
 }
 
 policy_layer! {

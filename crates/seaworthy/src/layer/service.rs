@@ -10,13 +10,14 @@ use seaworthy_core::call::Repeat;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::caller::{Anybody, Callers};
 use crate::classify::{Classify, Plain, Repeatable};
 use crate::drive::{Attempt, Attempts, Drive};
 use crate::error::Error;
 use crate::pipeline::{Inner, Pipeline};
 
-/// The layer of a whole [`Pipeline`]. `C` says what results mean and which requests may be repeated; see
-/// [`classify`](crate::classify).
+/// The layer of a whole [`Pipeline`]. `C` says what results mean and which requests may be repeated, see
+/// [`classify`](crate::classify); `B` says by whom requests come, see [`caller`](crate::caller).
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -29,24 +30,32 @@ use crate::pipeline::{Inner, Pipeline};
 /// # });
 /// ```
 #[derive(Clone, Debug)]
-pub struct Standard<C = Plain> {
+pub struct Standard<C = Plain, B = Anybody> {
     pipeline: Pipeline,
     classify: C,
+    callers: B,
 }
 
 impl Standard {
     /// The layer of `pipeline`, for requests that may all be repeated.
     #[must_use]
     pub const fn new(pipeline: Pipeline) -> Self {
-        Self { pipeline, classify: Plain }
+        Self { pipeline, classify: Plain, callers: Anybody }
     }
 }
 
-impl<C> Standard<C> {
+impl<C, B> Standard<C, B> {
     /// The same, with another meaning of requests and results, such as [`Http`](crate::classify::Http).
     #[must_use]
-    pub fn classified<D>(self, classify: D) -> Standard<D> {
-        Standard { pipeline: self.pipeline, classify }
+    pub fn classified<D>(self, classify: D) -> Standard<D, B> {
+        Standard { pipeline: self.pipeline, classify, callers: self.callers }
+    }
+
+    /// The same, for requests of several callers: `callers` tells by whom each comes and how much it matters. Any
+    /// `Fn(&Request) -> Caller` does, and so does [`FromExtensions`](crate::caller::FromExtensions).
+    #[must_use]
+    pub fn callers<D>(self, callers: D) -> Standard<C, D> {
+        Standard { pipeline: self.pipeline, classify: self.classify, callers }
     }
 
     /// The pipeline, for its snapshots, events and overrides.
@@ -56,25 +65,28 @@ impl<C> Standard<C> {
     }
 }
 
-impl<S, C: Clone> Layer<S> for Standard<C> {
-    type Service = Resilient<S, C>;
+impl<S, C: Clone, B: Clone> Layer<S> for Standard<C, B> {
+    type Service = Resilient<S, C, B>;
 
     fn layer(&self, service: S) -> Self::Service {
-        Resilient { service, pipeline: self.pipeline.clone(), classify: self.classify.clone() }
+        let Self { pipeline, classify, callers } = self.clone();
+        Resilient { service, pipeline, classify, callers }
     }
 }
 
 /// A service behind a [`Pipeline`].
 #[derive(Clone, Debug)]
-pub struct Resilient<S, C = Plain> {
+pub struct Resilient<S, C = Plain, B = Anybody> {
     service: S,
     pipeline: Pipeline,
     classify: C,
+    callers: B,
 }
 
-impl<S, R, C> Service<R> for Resilient<S, C>
+impl<S, R, C, B> Service<R> for Resilient<S, C, B>
 where
     S: Service<R> + Clone,
+    B: Callers<R>,
     C: Classify<S::Response, S::Error> + Repeatable<R> + Clone,
 {
     type Response = S::Response;
@@ -88,14 +100,14 @@ where
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let repeat = self.classify.repeat(&request);
+        let (repeat, caller) = (self.classify.repeat(&request), self.callers.caller(&request));
         let tries = Tries {
             service: self.service.clone(),
             request: Some(request),
             keep: repeat != Repeat::Never,
             classify: self.classify.clone(),
         };
-        self.pipeline.call_owned(repeat, self.classify.clone(), tries)
+        self.pipeline.call_owned(repeat, self.classify.clone(), tries).of(caller)
     }
 }
 
