@@ -107,8 +107,8 @@ impl<'a> Problem<'a> {
 }
 
 /// The route's own answer.
-pub(crate) fn fixed(answer: &Fallback) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::copy_from_slice(answer.body.as_bytes()));
+pub(crate) fn fixed(answer: &Fallback, body: &Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body.clone());
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     if let Ok(kind) = HeaderValue::from_str(&answer.content_type) {
         response.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -18,14 +18,17 @@ use crate::client::Client;
 use crate::download::Download;
 use crate::driver::{Driver, Ending};
 use crate::entrance::Way;
+use crate::flagged::{Flagged, read};
+use crate::flags::{MOST_CONTEXT_BYTES, Question};
 use crate::head::{Asked, Refusal};
 use crate::instead::Instead;
+use crate::kept::{Kept, Serve};
 use crate::ledger::{About, Ledger};
 use crate::manner::{Manner, TOO_LONG};
 use crate::outgoing::Outgoing;
 use crate::standing;
 use crate::tape::Tape;
-use crate::task::HasClock;
+use crate::task::{HasClock, timed};
 use crate::worker::Worker;
 
 /// Answers a request.
@@ -33,16 +36,14 @@ pub(crate) async fn serve(
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<Download>, Infallible> {
-    let mut arrived = match begin(client, request) {
+    let arrived = match begin(client, request) {
         Ok(arrived) => arrived,
         Err(response) => return Ok(*response),
     };
-    if let Err(rejection) = arrived.enter().await {
-        return Ok(arrived.refused(rejection).await);
+    if arrived.kept.is_some() {
+        return Ok(Box::pin(arrived.kept_or_asked()).await);
     }
-    let mut running = arrived.start();
-    let ending = running.driver.run().await;
-    Ok(running.finish(ending).await)
+    Ok(arrived.asked().await)
 }
 
 /// A call whose route is known.
@@ -51,7 +52,10 @@ struct Arrived {
     asked: Asked,
     way: Way,
     asking: Asking,
-    body: Incoming,
+    /// `None` of a call that the proxy makes by itself.
+    body: Option<Incoming>,
+    /// The answers that its route keeps, if it keeps any.
+    kept: Option<Box<Kept>>,
     why: Why,
 }
 
@@ -62,6 +66,9 @@ struct Running {
     asking: Asking,
     /// How long the caller waits, if it said so.
     patience: Option<Duration>,
+    /// What it asks a flag service.
+    question: Option<Question>,
+    kept: Option<Box<Kept>>,
     driver: Driver,
     manner: Manner,
     /// What was decided before it was on its way.
@@ -101,11 +108,12 @@ fn begin(client: Rc<Client>, request: Request<Incoming>) -> Result<Arrived, Box<
         return Err(Box::new(refuse(ledger, refusal, &asked.id, asked.grpc)));
     }
     let asking = Asking {
-        criticality: standing::criticality(home, route, &asked, client.peer),
-        client: standing::client(home, route, &asked, client.peer),
+        criticality: standing::criticality(route, &asked, &client),
+        client: standing::caller(route, &asked, &client),
         deadline: latest_start(home, way, deadline(home, &ledger, route, &asked)),
     };
-    Ok(Arrived { ledger, asked, way, asking, body, why: Why::new() })
+    let kept = Kept::of(home, route, &asked).map(Box::new);
+    Ok(Arrived { ledger, asked, way, asking, body: Some(body), kept, why: Why::new() })
 }
 
 fn refuse(mut ledger: Box<Ledger>, refusal: Refusal, id: &HeaderValue, grpc: bool) -> Response<Download> {
@@ -130,6 +138,44 @@ fn latest_start(home: &Worker, way: Way, deadline: Option<Instant>) -> Option<In
 }
 
 impl Arrived {
+    /// What is kept, if it serves; else what the upstream says.
+    async fn kept_or_asked(mut self) -> Response<Download> {
+        let Some(kept) = &mut self.kept else { return self.asked().await };
+        let served = kept.look().await;
+        match served {
+            Serve::Ask => {
+                kept.ask_whether_good(&mut self.asked.headers);
+                self.asked().await
+            }
+            Serve::Kept(response) => Manner::of(&self.asked).own(self.ledger, response, self.why),
+            Serve::Refreshing(response) => {
+                kept.ask_whether_good(&mut self.asked.headers);
+                let client = self.ledger.client.clone();
+                let (home, manner) = (client.home.clone(), Manner::of(&self.asked));
+                // The books of the client's call are closed with the answer that it gets; the refreshing has its own.
+                let mut own = Ledger::new(client);
+                own.way = self.ledger.way;
+                let ledger = std::mem::replace(&mut self.ledger, own);
+                self.body = None;
+                tokio::task::spawn_local(timed(home, async move {
+                    // Reading it to its end is what keeps it.
+                    drop(read(self.asked().await.into_body()).await);
+                }));
+                manner.own(ledger, response, Why::new())
+            }
+        }
+    }
+
+    /// What the upstream says.
+    async fn asked(mut self) -> Response<Download> {
+        if let Err(rejection) = self.enter().await {
+            return self.refused(rejection).await;
+        }
+        let mut running = self.start();
+        let ending = running.driver.run().await;
+        running.finish(ending).await
+    }
+
     /// Waits until the rates and every door have let the call in.
     async fn enter(&mut self) -> Result<(), Rejection> {
         let home = self.ledger.client.home.clone();
@@ -148,6 +194,12 @@ impl Arrived {
         let home = self.ledger.client.home.clone();
         self.why.note(home.clock().now().since(self.ledger.started), 0, What::Rejected(rejection));
         let manner = Manner::of(&self.asked);
+        if let Some(question) = question(&home, self.way, &self.asked) {
+            let tape = tape(&home, self.body, MOST_CONTEXT_BYTES);
+            let Self { ledger, way, why, .. } = self;
+            let flagged = Flagged { home, ledger, manner, way, question, tape, why };
+            return Box::pin(flagged.answer(Ending::Rejected(rejection))).await;
+        }
         if home.site.config.routes[self.way.route].degrade.is_empty() {
             return manner.conclude(self.ledger, &Ending::Rejected(rejection), self.why);
         }
@@ -155,7 +207,7 @@ impl Arrived {
         // What nobody has begun to read can be sent to another upstream.
         let tape = tape(&home, self.body, home.site.config.limits.body_replay_bytes as usize);
         let outgoing = Outgoing::new(&home, self.way.upstream, self.asked, self.asking.criticality);
-        let Self { ledger, way, asking, why, .. } = self;
+        let Self { ledger, way, asking, kept, why, .. } = self;
         let instead = Instead {
             ledger,
             manner,
@@ -165,6 +217,7 @@ impl Arrived {
             outgoing,
             tape,
             patience,
+            kept,
             rejection: Some(rejection),
         };
         Box::pin(instead.answer()).await
@@ -172,54 +225,94 @@ impl Arrived {
 
     /// Starts the call.
     fn start(self) -> Running {
-        let Self { ledger, asked, way, asking, body, why } = self;
+        let Self { ledger, mut asked, way, asking, body, kept, why } = self;
         let home = &ledger.client.home;
         let (now, upstream) = (home.clock().now(), way.upstream);
         let manner = Manner::of(&asked);
-        let repeat = repeat(home, way.route, &asked);
+        let question = question(home, way, &asked);
+        let mut repeat = repeat(home, way.route, &asked);
+        if question.is_some() {
+            // Its answer is read here; and evaluating a flag changes nothing.
+            asked.headers.remove(header::ACCEPT_ENCODING);
+            repeat = if repeat == Repeat::Never && !asked.is_repeat { Repeat::Safe } else { repeat };
+        }
         let patience = asked.patience;
         let deadline = deadline(home, &ledger, way.route, &asked);
         let start = Start { deadline, repeat, seed: home.ids.borrow_mut().draw() };
         let commons = &home.service(upstream).commons;
         let call = Call::start(home.plan(way.route), now, start, &mut { commons });
-        let kept =
-            if repeat == Repeat::Never { 0 } else { home.site.config.limits.body_replay_bytes as usize };
-        let tape = tape(home, body, kept);
-        let key = standing::together(home, upstream, &asked, ledger.client.peer);
+        let most = if question.is_some() {
+            MOST_CONTEXT_BYTES
+        } else if repeat == Repeat::Never {
+            0
+        } else {
+            home.site.config.limits.body_replay_bytes as usize
+        };
+        let tape = tape(home, body, most);
+        let key = standing::together(upstream, &asked, &ledger.client);
         let wish = Wish::new(key, repeat != Repeat::Never, asking.criticality);
         let outgoing = Outgoing::new(home, upstream, asked, asking.criticality);
         let driver = Driver::new(home.clone(), upstream, call, outgoing, tape, wish);
-        Running { ledger, way, asking, patience, driver, manner, why }
+        Running { ledger, way, asking, patience, question, kept, driver, manner, why }
     }
 }
 
-fn tape(home: &Rc<Worker>, body: Incoming, kept: usize) -> Option<Rc<Tape>> {
+fn tape(home: &Rc<Worker>, body: Option<Incoming>, kept: usize) -> Option<Rc<Tape>> {
+    let body = body?;
     (!body.is_end_stream()).then(|| Tape::new(home.clone(), body, kept))
 }
 
 impl Running {
     /// The answer to the client.
     async fn finish(self, ending: Ending) -> Response<Download> {
-        let Self { mut ledger, way, asking, patience, driver, manner, mut why } = self;
+        let Self { mut ledger, way, asking, patience, question, mut kept, driver, manner, mut why } = self;
         ledger.attempts = driver.attempts();
         why.extend(driver.why());
+        if let Some(question) = question {
+            ledger.outcome = driver.last;
+            let (home, (_, tape)) = (ledger.client.home.clone(), driver.spare());
+            let flagged = Flagged { home, ledger, manner, way, question, tape, why };
+            return Box::pin(flagged.answer(ending)).await;
+        }
         match ending {
             Ending::Answer(answer, leg) if manner.takes(&answer) => {
                 if leg.outcome == Outcome::Success {
                     ledger.client.home.site.routes[way.route].degraded.over();
                 }
-                manner.forwarded(ledger, answer, leg, why).await
+                let (status, headers) = (answer.parts.status, &answer.parts.headers);
+                let good = kept.as_mut().and_then(|kept| kept.still_good(status, headers));
+                let recorder =
+                    kept.filter(|_| good.is_none()).and_then(|kept| kept.recorder(status, headers));
+                let forwarded = manner.forwarded(ledger, answer, leg, why, recorder).await;
+                // The upstream's 304 was for us.
+                good.map_or(forwarded, |good| good.map(Download::own))
             }
             Ending::Fallback => {
                 ledger.outcome = driver.last;
                 let (outgoing, tape) = driver.spare();
-                let instead =
-                    Instead { ledger, manner, why, way, asking, outgoing, tape, patience, rejection: None };
+                let instead = Instead {
+                    ledger,
+                    manner,
+                    why,
+                    way,
+                    asking,
+                    outgoing,
+                    tape,
+                    patience,
+                    kept,
+                    rejection: None,
+                };
                 Box::pin(instead.answer()).await
             }
             other => manner.conclude(ledger, &other, why),
         }
     }
+}
+
+/// What the call asks a flag service, if it does.
+fn question(home: &Worker, way: Way, asked: &Asked) -> Option<Question> {
+    let flags = home.site.routes[way.route].flags.as_ref()?;
+    flags.is_ofrep(&asked.method, asked.path(), &asked.headers)
 }
 
 /// Whether the request may be sent more than once. One that is another hop's second attempt is not: the hop before us

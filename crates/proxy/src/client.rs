@@ -10,6 +10,7 @@ use http::uri::Authority;
 use tokio::net::TcpStream;
 
 use crate::head::{Refusal, Seen};
+use crate::keeper::hash;
 use crate::names;
 use crate::socket::Marks;
 use crate::worker::Worker;
@@ -26,6 +27,8 @@ pub(crate) struct Client {
     pub marks: Rc<Marks>,
     /// The upstream's end of the tunnel that the connection is to become.
     pub tunnel: Cell<Option<Far>>,
+    /// The peer's address as a key.
+    pub source: u64,
     /// The peer's address as a header value.
     ip: HeaderValue,
     /// What was derived from the last host, which is nearly always the next one as well.
@@ -51,7 +54,8 @@ struct Derived {
 impl Client {
     pub(crate) fn new(home: Rc<Worker>, peer: SocketAddr, listener: usize, marks: Rc<Marks>) -> Self {
         let ip = home.ids.borrow_mut().value(format_args!("{}", peer.ip()));
-        Self { home, peer, listener, marks, tunnel: Cell::new(None), ip, last: RefCell::new(None) }
+        let source = hash(peer.ip().to_string().as_bytes());
+        Self { home, peer, source, listener, marks, tunnel: Cell::new(None), ip, last: RefCell::new(None) }
     }
 
     /// Checks a host that the client asks for.

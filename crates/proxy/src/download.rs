@@ -13,6 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use seaworthy::classify::Grpc;
 use seaworthy_core::{Failure, Instant, Outcome};
 
+use crate::degrade::Recorder;
 use crate::ledger::Ledger;
 use crate::names;
 use crate::pool::Link;
@@ -32,6 +33,8 @@ pub(crate) struct Stream {
     link: Option<Box<Link>>,
     ledger: Box<Ledger>,
     grpc: bool,
+    /// Keeps it, if it may be kept.
+    recorder: Option<Recorder>,
     /// Since when the upstream has kept us waiting; [`Instant::FAR`] if it doesn't.
     waiting_since: Instant,
     /// What it broke off with, if it did. It is passed on a poll later, as hyper drops what it has not written yet when a
@@ -79,10 +82,19 @@ impl Download {
         link: Option<Box<Link>>,
         ledger: Box<Ledger>,
         grpc: bool,
+        recorder: Option<Recorder>,
         cx: &mut Context<'_>,
     ) -> Self {
-        let mut stream =
-            Stream { body, link, ledger, grpc, waiting_since: Instant::FAR, broken: None, ended: false };
+        let mut stream = Stream {
+            body,
+            link,
+            ledger,
+            grpc,
+            recorder,
+            waiting_since: Instant::FAR,
+            broken: None,
+            ended: false,
+        };
         if stream.body.is_end_stream() {
             stream.complete(Outcome::Success, cx);
         }
@@ -97,6 +109,9 @@ impl Stream {
             return;
         }
         self.ended = true;
+        if let Some(recorder) = self.recorder.take().filter(|_| outcome == Outcome::Success) {
+            recorder.end();
+        }
         if let (Some(link), Some(leg)) = (self.link.take(), &self.ledger.leg) {
             let home = &leg.home;
             leg.node.pool.give(link, home.clock().now(), cx);
@@ -111,6 +126,7 @@ impl Stream {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         self.link = None;
+        self.recorder = None;
         self.ledger.broke(failure);
         self.broken = Some(broken);
         cx.waker().wake_by_ref();
@@ -119,6 +135,7 @@ impl Stream {
 
     fn data(&mut self, now: Instant, data: &Bytes) {
         self.ledger.bytes += data.len() as u64;
+        self.recorder = self.recorder.take().and_then(|recorder| recorder.data(data));
         // The first message of a gRPC answer says that the upstream works, as a head does elsewhere.
         if self.grpc
             && let Some(leg) = &mut self.ledger.leg

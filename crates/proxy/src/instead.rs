@@ -21,6 +21,7 @@ use crate::download::Download;
 use crate::driver::{Driver, Ending};
 use crate::entrance::Way;
 use crate::journal::rfc3339;
+use crate::kept::Kept;
 use crate::ledger::{Ledger, Leg};
 use crate::manner::Manner;
 use crate::names;
@@ -41,6 +42,8 @@ pub(crate) struct Instead {
     pub tape: Option<Rc<Tape>>,
     /// How long the caller waits, if it said so.
     pub patience: Option<Duration>,
+    /// The answers that its route keeps, if it keeps any.
+    pub kept: Option<Box<Kept>>,
     /// The refusal that it ended with, if it was one of ours.
     pub rejection: Option<Rejection>,
 }
@@ -62,13 +65,21 @@ impl Instead {
         let since = home.site.routes[route].degraded.begin();
         for degrade in &home.site.config.routes[route].degrade {
             let (kind, found) = match degrade {
-                Degrade::Stale(_) => continue,
+                Degrade::Stale(_) => {
+                    let stale = self.kept.as_ref().and_then(|kept| kept.on_error(&reason));
+                    (Degraded::Stale, stale.map(Found::Own))
+                }
                 Degrade::Upstream(substitute) => (Degraded::Upstream, self.substitute(substitute).await),
-                Degrade::Static(answer) => (Degraded::Static, Some(Found::Own(fixed(answer)))),
+                Degrade::Static(answer) => {
+                    (Degraded::Static, Some(Found::Own(fixed(answer, &home.site.routes[route].words))))
+                }
             };
             let Some(mut found) = found else { continue };
             home.tally.routes[route].degraded[kind as usize].add(1);
-            mark(found.headers(), kind.name(), &reason, since);
+            // What was kept says by itself since when it is out of date.
+            if kind != Degraded::Stale {
+                mark(found.headers(), kind.name(), &reason, since);
+            }
             self.ledger.degraded = Some(kind);
             if self.why.notes().last().is_none_or(|last| last.what != What::FellBack) {
                 self.why.note(home.clock().now().since(self.ledger.started), 0, What::FellBack);
@@ -123,7 +134,7 @@ impl Found {
 async fn answered(ledger: Box<Ledger>, manner: &Manner, why: Why, found: Found) -> Response<Download> {
     match found {
         Found::Own(response) => manner.own(ledger, response, why),
-        Found::Answer(answer, leg) => manner.forwarded(ledger, answer, leg, why).await,
+        Found::Answer(answer, leg) => manner.forwarded(ledger, answer, leg, why, None).await,
     }
 }
 
@@ -133,7 +144,7 @@ pub(crate) struct Since(AtomicU64);
 
 impl Since {
     /// The upstream has no answer. Since when, since 1970.
-    fn begin(&self) -> Duration {
+    pub(crate) fn begin(&self) -> Duration {
         #[expect(clippy::disallowed_methods, reason = "people are told since when")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -157,7 +168,7 @@ impl Since {
 }
 
 /// Says that an answer is not the upstream's own: what it is, why, and since when the route has had none.
-fn mark(headers: &mut HeaderMap, kind: &str, reason: &str, since: Duration) {
+pub(crate) fn mark(headers: &mut HeaderMap, kind: &str, reason: &str, since: Duration) {
     let text = format!("{kind}; reason=\"{reason}\"; since=\"{}\"", rfc3339(since));
     if let Ok(value) = HeaderValue::from_str(&text) {
         headers.insert(names::DEGRADED, value);
@@ -165,7 +176,7 @@ fn mark(headers: &mut HeaderMap, kind: &str, reason: &str, since: Duration) {
 }
 
 /// What went wrong last, in the words of a quoted string (RFC 9651, section 3.3.3).
-fn reason(why: &Why) -> String {
+pub(crate) fn reason(why: &Why) -> String {
     let decides = |what: &What| !matches!(what, What::FellBack | What::NotRetried(_) | What::NotHedged(_));
     let last = why.notes().iter().rev().find(|note| decides(&note.what));
     let mut text = last.map_or_else(|| "the upstream has no answer".to_owned(), |note| note.what.to_string());

@@ -10,6 +10,7 @@ use seaworthy_core::{Failure, Outcome, Why};
 use crate::answer::{Problem, tell_why};
 use crate::attempt::Answer;
 use crate::client::Far;
+use crate::degrade::Recorder;
 use crate::download::Download;
 use crate::driver::Ending;
 use crate::head::{Asked, clean_answer};
@@ -45,6 +46,7 @@ impl Manner {
         answer: Answer,
         leg: Leg,
         why: Why,
+        recorder: Option<Recorder>,
         cx: &mut Context<'_>,
     ) -> Response<Download> {
         let Answer { mut parts, body, link, tunnel } = answer;
@@ -64,7 +66,7 @@ impl Manner {
             client.tunnel.set(Some(Far { stream, seen, guard: ledger }));
             return Response::from_parts(parts, Download::own(Bytes::new()));
         }
-        Response::from_parts(parts, Download::stream(body, link, ledger, self.grpc, cx))
+        Response::from_parts(parts, Download::stream(body, link, ledger, self.grpc, recorder, cx))
     }
 
     /// An upstream's answer, from a place that is not polled itself.
@@ -74,10 +76,13 @@ impl Manner {
         answer: Box<Answer>,
         leg: Leg,
         why: Why,
+        recorder: Option<Recorder>,
     ) -> Response<Download> {
-        let mut parts = Some((ledger, answer, leg, why));
+        let mut parts = Some((ledger, answer, leg, why, recorder));
         let polled = poll_fn(|cx| match parts.take() {
-            Some((ledger, answer, leg, why)) => Poll::Ready(self.forward(ledger, *answer, leg, why, cx)),
+            Some((ledger, answer, leg, why, recorder)) => {
+                Poll::Ready(self.forward(ledger, *answer, leg, why, recorder, cx))
+            }
             None => Poll::Pending,
         });
         polled.await

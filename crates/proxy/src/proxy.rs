@@ -4,13 +4,15 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use seaworthy_config::{Config, Level};
+use bytes::Bytes;
+use seaworthy_config::{Config, Degrade, Level, Route};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -55,10 +57,26 @@ impl Proxy {
             .as_ref()
             .map(|redis| Store::new(redis.url.as_str(), redis.timeout, &redis.prefix, arbitrary_seed()));
         let redis = redis.transpose().map_err(Error::Redis)?;
-        let site = Arc::new(Site::new(config, workers, redis, journal, tell));
+        let words = words(&config)?;
+        let site = Arc::new(Site::new(config, workers, redis, words, journal, tell));
         let shim = Shim::ourselves(SHIM);
         Ok(Bound { site, shares, addresses, admin, writer, orders, shim })
     }
+}
+
+/// The body of each route's own answer.
+fn words(config: &Config) -> Result<Vec<Bytes>, Error> {
+    let body = |route: &Route| {
+        let own = route.degrade.iter().find_map(|degrade| match degrade {
+            Degrade::Static(own) => Some(own),
+            _ => None,
+        });
+        let Some(own) = own else { return Ok(Bytes::new()) };
+        let Some(path) = &own.file else { return Ok(Bytes::copy_from_slice(own.body.as_bytes())) };
+        let failed = |source| Error::File { path: path.clone(), source };
+        std::fs::read(path).map(Bytes::from).map_err(failed)
+    };
+    config.routes.iter().map(body).collect()
 }
 
 fn admin_listener(address: SocketAddr) -> io::Result<TcpListener> {
@@ -82,6 +100,13 @@ pub enum Error {
     Thread(io::Error),
     /// The process can't be told to stop.
     Signals(io::Error),
+    /// A route's own answer could not be read.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// What was said of Redis can't be used.
     Redis(redis::RedisError),
     /// A worker ended by a mistake of ours; what it said is on standard error.
@@ -94,6 +119,9 @@ impl fmt::Display for Error {
             Self::Bind { address, .. } => write!(f, "can't listen on {address}"),
             Self::Thread(_) => f.write_str("can't start a thread"),
             Self::Signals(_) => f.write_str("can't listen for signals"),
+            Self::File { path, .. } => {
+                write!(f, "can't read {}, which a fallback is to answer with", path.display())
+            }
             Self::Redis(_) => f.write_str("can't use the address of Redis"),
             Self::Worker => f.write_str("a worker stopped by mistake"),
         }
@@ -103,7 +131,10 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Bind { source, .. } | Self::Thread(source) | Self::Signals(source) => Some(source),
+            Self::Bind { source, .. }
+            | Self::File { source, .. }
+            | Self::Thread(source)
+            | Self::Signals(source) => Some(source),
             Self::Redis(source) => Some(source),
             Self::Worker => None,
         }
@@ -220,6 +251,8 @@ fn join(
             Err(_panic) => result = Err(Error::Worker),
         }
     }
+    // What was heard last is to outlive the process; a disk that fails has been told of.
+    site.routes.iter().filter_map(|route| route.flags.as_ref()).for_each(|flags| drop(flags.flush(FLUSH)));
     site.journal.event(Level::Info, "stopped", &[]);
     writer.finish();
     result
@@ -359,6 +392,9 @@ impl Signals {
         }
     }
 }
+
+/// How long the end of the process waits for a disk.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// The subcommand of the `seaworthy` command that becomes a supervised process.
 const SHIM: &str = "exec-child";

@@ -3,18 +3,21 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use seaworthy::shared::{Bulkhead, Commons, Door, Throttle};
-use seaworthy_config::{Config, Gate};
+use seaworthy_config::{Config, Gate, Level, Route};
 use seaworthy_core::call::{self, Plan};
 use seaworthy_core::gate::pressure::Pressure;
 use seaworthy_core::gate::{breaker, bulkhead, limit, queue, throttle};
 use seaworthy_core::{Instant, Mode, Rules, Valid};
 use tokio::sync::mpsc;
 
+use crate::flags::FlagRoute;
 use crate::fleet::Fleet;
 use crate::instead::Since;
 use crate::journal::Journal;
-use crate::keeper::Order;
+use crate::keeper::{Order, hash};
+use crate::kept::Shelf;
 use crate::rate::{Meter, Settings, Store};
 use crate::tally::Tally;
 
@@ -32,6 +35,8 @@ pub(crate) struct Site {
     pub meter: Option<Meter>,
     /// Where rates are counted that proxies share.
     pub redis: Option<Arc<Store>>,
+    /// The good answers that are kept.
+    pub shelf: Shelf,
     /// How hard it is for the host.
     pressure: Mutex<Pressure>,
     /// What operators may change while it runs.
@@ -60,6 +65,10 @@ pub(crate) struct RouteState {
     pub door: Option<Door>,
     /// How many of its calls pass in a while, if it has a rate.
     pub meter: Option<Meter>,
+    /// What it knows of flags, if its upstream is a flag service.
+    pub flags: Option<FlagRoute>,
+    /// The body of its own answer.
+    pub words: Bytes,
     /// Since when its upstream has had no answer.
     pub degraded: Since,
 }
@@ -83,6 +92,7 @@ impl Site {
         config: Config,
         workers: usize,
         redis: Option<Store>,
+        words: Vec<Bytes>,
         journal: Journal,
         orders: mpsc::UnboundedSender<Order>,
     ) -> Self {
@@ -94,9 +104,11 @@ impl Site {
             commons: Commons::new(upstream.call),
         });
         let listeners = config.listen.iter().map(|_| config.gate.map(door));
-        let routes = config.routes.iter().map(|route| RouteState {
+        let routes = config.routes.iter().zip(words).map(|(route, words)| RouteState {
             door: route.gate.map(door),
             meter: route.rate.map(|rate| Meter::new(&format!("route:{}", route.name), Settings::from(&rate))),
+            flags: flags(&config, route, &journal),
+            words,
             degraded: Since::default(),
         });
         Self {
@@ -105,6 +117,7 @@ impl Site {
             routes: routes.collect(),
             meter: config.rate.map(|rate| Meter::new("all", Settings::from(&rate))),
             redis: redis.map(Arc::new),
+            shelf: Shelf::new(config.stale_memory),
             pressure: Mutex::new(Pressure::new(config.pressure)),
             tuning: Mutex::new(Tuning::of(&config)),
             version: AtomicU64::new(0),
@@ -255,8 +268,15 @@ impl Tuning {
             bulkhead: u.bulkhead,
             call: u.call,
         });
-        Self { upstreams: tuned.collect(), routes: config.routes.iter().map(|route| route.call).collect() }
+        Self { upstreams: tuned.collect(), routes: config.routes.iter().map(call).collect() }
     }
+}
+
+/// A route to a flag service always has something to answer with instead.
+fn call(route: &Route) -> Valid<call::Config> {
+    let fallback = route.call.fallback || route.flags.is_some();
+    // Whether there is a fallback is no reason for a fault.
+    Valid::new(call::Config { fallback, ..*route.call }).unwrap_or(route.call)
 }
 
 /// The modes in force of an upstream's calls.
@@ -264,6 +284,17 @@ pub(crate) struct Modes {
     pub timeout: Mode,
     pub retry: Mode,
     pub hedge: Mode,
+}
+
+/// What the route knows of flags, if its upstream is a flag service. Each has a file of its own.
+fn flags(config: &Config, route: &Route, journal: &Journal) -> Option<FlagRoute> {
+    let defaults = route.flags.as_ref()?.defaults.clone();
+    let file = format!("flags-{:016x}.json", hash(route.name.as_bytes()));
+    let file = config.data.as_ref().map(|folder| folder.join(file));
+    let (journal, name) = (journal.clone(), route.name.clone());
+    Some(FlagRoute::new(defaults, file, move |notice| {
+        journal.event(Level::Warn, "flags", &[("route", &name), ("notice", &notice.to_string())]);
+    }))
 }
 
 fn door(gate: Gate) -> Door {

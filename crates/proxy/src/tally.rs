@@ -52,10 +52,12 @@ pub(crate) enum Degraded {
     Stale,
     Upstream,
     Static,
+    /// Of a flag service.
+    Flags,
 }
 
 impl Degraded {
-    pub(crate) const ALL: [Self; 3] = [Self::Stale, Self::Upstream, Self::Static];
+    pub(crate) const ALL: [Self; 4] = [Self::Stale, Self::Upstream, Self::Static, Self::Flags];
 
     /// Its name in configuration, headers, metrics and logs.
     pub(crate) const fn name(self) -> &'static str {
@@ -63,6 +65,7 @@ impl Degraded {
             Self::Stale => "stale",
             Self::Upstream => "upstream",
             Self::Static => "static",
+            Self::Flags => "flags",
         }
     }
 }

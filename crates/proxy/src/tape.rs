@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -80,6 +81,25 @@ impl Tape {
     /// Whether the client's side broke off.
     pub(crate) fn is_broken(&self) -> bool {
         self.broke.get()
+    }
+
+    /// All of it, read to its end; `None` if it broke off, stalled or is longer than what is kept.
+    pub(crate) async fn whole(&self) -> Option<Bytes> {
+        poll_fn(|cx| {
+            loop {
+                if self.is_spent() || self.is_broken() || self.reel.borrow().ended {
+                    return Poll::Ready(());
+                }
+                if self.poll_live(cx).is_pending() {
+                    let now = self.home.clock().now();
+                    let due = self.due(now);
+                    self.home.clock().wake_by(due);
+                    return if due <= now { Poll::Ready(()) } else { Poll::Pending };
+                }
+            }
+        })
+        .await;
+        self.is_whole().then(|| self.reel.borrow().kept.concat().into())
     }
 
     /// When the client has kept an attempt waiting for too long.

@@ -19,6 +19,8 @@ pub(super) fn write(out: &mut String, site: &Site) -> fmt::Result {
     queues(out, &doors)?;
     throttles(out, site)?;
     rates(out, site)?;
+    shelf(out, site)?;
+    flags(out, site)?;
     let share = site.pressure().share();
     family(
         out,
@@ -175,4 +177,45 @@ fn rates(out: &mut String, site: &Site) -> fmt::Result {
     let up = u8::from(store.snapshot(now).state == State::Closed);
     family(out, "redis_up", "gauge", "Whether Redis answers.")?;
     writeln!(out, "seaworthy_redis_up {up}")
+}
+
+/// The good answers that are kept.
+fn shelf(out: &mut String, site: &Site) -> fmt::Result {
+    let counts = site.shelf.store.counts();
+    let rows = [
+        ("stale_entries", "gauge", "Good answers that are kept.", counts.entries),
+        ("stale_bytes", "gauge", "Bytes that they take.", counts.bytes),
+        ("stale_evictions_total", "counter", "Answers that left for others.", counts.evictions),
+        ("stale_hits_total", "counter", "Calls answered with a fresh one.", counts.hits),
+        ("stale_served_total", "counter", "Calls answered with one past its time.", counts.stale),
+        ("stale_misses_total", "counter", "Calls for which there was none.", counts.misses),
+        (
+            "stale_revalidations_total",
+            "counter",
+            "Answers that the upstream called good again.",
+            counts.revalidations,
+        ),
+    ];
+    for (metric, kind, help, count) in rows {
+        family(out, metric, kind, help)?;
+        writeln!(out, "seaworthy_{metric} {count}")?;
+    }
+    Ok(())
+}
+
+/// What is known of flags.
+fn flags(out: &mut String, site: &Site) -> fmt::Result {
+    let routes = site.config.routes.iter().zip(&site.routes);
+    let known: Vec<_> = routes
+        .filter_map(|(route, state)| Some((label(&route.name), state.flags.as_ref()?.snapshot())))
+        .collect();
+    family(out, "flag_values", "gauge", "Last-known-good values of flags that are kept.")?;
+    for (route, seen) in &known {
+        writeln!(out, "seaworthy_flag_values{{route=\"{route}\"}} {}", seen.values)?;
+    }
+    family(out, "flag_failed_writes_total", "counter", "How often their file could not be written.")?;
+    for (route, seen) in &known {
+        writeln!(out, "seaworthy_flag_failed_writes_total{{route=\"{route}\"}} {}", seen.failed_writes)?;
+    }
+    Ok(())
 }
