@@ -3,8 +3,9 @@
 //! `cargo run --release -p seaworthy-sim --example tables`, with another seed as its argument if you like.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
-use seaworthy_sim::tables::{budgets, jitter, shift};
+use seaworthy_sim::tables::{budgets, jitter, metastable, queue, shift};
 
 fn main() -> io::Result<()> {
     let seed = std::env::args().nth(1).and_then(|seed| seed.parse().ok()).unwrap_or(1);
@@ -12,7 +13,9 @@ fn main() -> io::Result<()> {
     writeln!(out, "Seed {seed}.\n")?;
     backoff_and_jitter(&mut out, seed)?;
     retries_and_budgets(&mut out, seed)?;
-    timeouts(&mut out, seed)
+    timeouts(&mut out, seed)?;
+    outages(&mut out, seed)?;
+    queues(&mut out, seed)
 }
 
 fn backoff_and_jitter(out: &mut impl Write, seed: u64) -> io::Result<()> {
@@ -57,6 +60,38 @@ fn timeouts(out: &mut impl Write, seed: u64) -> io::Result<()> {
         format!("{:.2}% ({:.1} s)", 100.0 * naive.cut_off, naive.locked_for_s)
     });
     row(out, "2 x p99 of successes", cells)?;
+    writeln!(out)
+}
+
+fn outages(out: &mut impl Write, seed: u64) -> io::Result<()> {
+    writeln!(out, "The shortest pause, in seconds, of which an outage remains; load then\n")?;
+    head(out, "policies", RATES.map(|rate| format!("{rate} a second")).each_ref().map(String::as_str))?;
+    for column in metastable::Column::ALL {
+        let cells = RATES.map(|rate| {
+            let stuck = PAUSES_MS.into_iter().find_map(|pause| {
+                let cell = metastable::cell(column, rate, Duration::from_millis(pause), seed);
+                cell.is_stuck().then(|| format!("{:.1} ({:.1}x)", pause as f64 * 1e-3, cell.last.load))
+            });
+            stuck.unwrap_or_else(|| "never".to_owned())
+        });
+        row(out, column.name(), cells)?;
+    }
+    writeln!(out)
+}
+
+/// Calls a second.
+const RATES: [f64; 8] = [100.0, 140.0, 160.0, 200.0, 240.0, 260.0, 280.0, 290.0];
+/// For how long the server pauses.
+const PAUSES_MS: [u64; 6] = [1_000, 1_500, 2_000, 3_000, 10_000, 30_000];
+
+fn queues(out: &mut impl Write, seed: u64) -> io::Result<()> {
+    writeln!(out, "Goodput / capacity\n")?;
+    let loads = [(0.9, 0.0), (1.5, 0.0), (2.0, 0.0), (5.0, 0.0), (10.0, 0.0), (10.0, 0.1)];
+    head(out, "queue", ["0.9x", "1.5x", "2x", "5x", "10x", "10x, refusing costs 10%"])?;
+    for column in queue::Column::ALL {
+        let cells = loads.map(|(load, refusal)| format!("{:.2}", queue::cell(column, load, refusal, seed)));
+        row(out, column.name(), cells)?;
+    }
     writeln!(out)
 }
 

@@ -1,5 +1,6 @@
 //! Scenarios as text: the proxy's configuration, and three tables of their own.
 
+mod overload;
 mod topology;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use serde::de::{DeserializeOwned, Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use self::overload::RawGuard;
 use self::topology::{RawGroup, RawInstances};
 use crate::scenario::{Clients, Load, Policies, Scenario};
 use crate::service::{Aim, Change, Service};
@@ -67,6 +69,7 @@ impl Scenario {
         let duration = simulation.duration.get_ref().0;
         let load = found.load(&clients, duration);
         let here = policies.as_ref().map(|(_, here)| here);
+        let mix = found.mix(clients.mix.as_ref());
         let service = found.service(service, here, *clients.count.get_ref());
         if duration.is_zero() {
             found.error(
@@ -86,7 +89,7 @@ impl Scenario {
                     load,
                     repeat: clients.repeat.into(),
                     keys: *clients.keys.get_ref(),
-                    mix: crate::Mix::default(),
+                    mix,
                 },
                 service,
                 policies,
@@ -209,6 +212,8 @@ impl Found<'_> {
                 "write 1 or more, or leave it out for a service without a queue",
             );
         }
+        self.share(&raw.refusal, "service.refusal");
+        let guard = raw.guard.as_ref().and_then(|guard| self.guard(guard, raw.servers.as_ref()));
         for change in &raw.change {
             self.aim(change, &groups);
             if let Some(failures) = &change.failures {
@@ -230,8 +235,8 @@ impl Found<'_> {
             groups,
             servers: raw.servers.map(Spanned::into_inner),
             queue: raw.queue,
-            guard: None,
-            refusal: 0.0,
+            guard,
+            refusal: raw.refusal.into_inner(),
             latency: latency?,
             failures: raw.failures.into_inner(),
             drops_cancelled: raw.drops_cancelled,
@@ -385,6 +390,7 @@ struct RawClients {
     repeat: RawRepeat,
     #[serde(default = "some_keys")]
     keys: Spanned<u32>,
+    mix: Option<Spanned<BTreeMap<Spanned<String>, f64>>>,
 }
 
 #[derive(Deserialize, Clone, Copy, Default)]
@@ -423,6 +429,9 @@ struct RawService {
     group: Vec<Spanned<RawGroup>>,
     servers: Option<Spanned<u32>>,
     queue: Option<u32>,
+    guard: Option<Spanned<RawGuard>>,
+    #[serde(default = "no_share")]
+    refusal: Spanned<f64>,
     latency: Spanned<RawSpread>,
     #[serde(default = "no_share")]
     failures: Spanned<f64>,

@@ -76,7 +76,7 @@ pub struct Row {
     /// How long after the phase began the last ten requests sent were for the last time mostly cut off by us, in seconds:
     /// how long the timeout took to find its new length. Zero if they never were.
     pub cut_off_for_s: f64,
-    /// The calls by criticality, the most critical first; empty if all were alike.
+    /// The calls by criticality, the most critical first, without those of which there were none; empty if all were alike.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub by_criticality: Vec<LevelRow>,
 }
@@ -93,12 +93,12 @@ pub struct LevelRow {
     pub succeeded: u64,
     /// Those that a policy of ours refused.
     pub rejected: u64,
-    /// Succeeded calls over all calls; 1 if there were none.
+    /// Succeeded calls over all calls.
     pub success: f64,
 }
 
 impl Row {
-    /// The calls of one criticality, if calls differed in that.
+    /// The calls of one criticality, if there were any and calls differed in that.
     #[must_use]
     pub fn of(&self, criticality: Criticality) -> Option<&LevelRow> {
         self.by_criticality.iter().find(|level| level.criticality == criticality.name())
@@ -146,7 +146,10 @@ impl Report {
         let all = (self.phases.len() > 1).then(|| (&self.total, "all".to_owned()));
         for (row, name) in self.phases.iter().map(|row| (row, row.phase())).chain(all) {
             write!(f, "{name:>15}")?;
-            row.by_criticality.iter().try_for_each(|level| write!(f, " {:>13.2}%", 100.0 * level.success))?;
+            for level in &self.total.by_criticality {
+                let its = row.by_criticality.iter().find(|its| its.criticality == level.criticality);
+                write!(f, " {:>13.2}%", 100.0 * its.map_or(1.0, |its| its.success))?;
+            }
             writeln!(f)?;
         }
         Ok(())
@@ -279,12 +282,13 @@ impl Counts {
 }
 
 fn level_rows(levels: &[Counts; LEVELS]) -> impl Iterator<Item = LevelRow> {
-    Criticality::ALL.into_iter().zip(levels).map(|(criticality, counts)| LevelRow {
+    let made = Criticality::ALL.into_iter().zip(levels).filter(|(_, counts)| counts.calls > 0);
+    made.map(|(criticality, counts)| LevelRow {
         criticality: criticality.name(),
         calls: counts.calls,
         succeeded: counts.succeeded,
         rejected: counts.rejected,
-        success: if counts.calls == 0 { 1.0 } else { counts.succeeded as f64 / counts.calls as f64 },
+        success: counts.succeeded as f64 / counts.calls as f64,
     })
 }
 

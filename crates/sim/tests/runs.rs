@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use proptest::prelude::*;
+use seaworthy_core::Criticality;
 use seaworthy_core::record::replay;
 use seaworthy_sim::{Row, Scenario, run};
 
@@ -143,6 +144,49 @@ fn only_unbounded_retries_make_an_outage_outlast_its_cause() {
     assert!(unbounded.success < 0.01 && unbounded.load > 5.0, "{unbounded:?}");
 }
 
+/// The example's claim: at twice the load at least 99.4% of the critical calls succeed, and the loss is the others'. Without the mix, or
+/// without the limit, it is everybody's.
+#[test]
+fn at_twice_the_load_the_critical_calls_hardly_notice() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/overload.scenario.toml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let total = |text: &str| run(&Scenario::parse(text, path).unwrap()).total;
+    for algorithm in ["vegas", "gradient2"] {
+        let row = total(&text.replace("vegas", algorithm));
+        let (critical, sheddable) =
+            (row.of(Criticality::Critical).unwrap(), row.of(Criticality::Sheddable).unwrap());
+        assert!(critical.success >= 0.994 && sheddable.success < 0.35, "{algorithm}: {row:?}");
+        assert_eq!(critical.calls + sheddable.calls, row.calls);
+        // Half of what comes can be served, and nearly all of that is.
+        assert!(row.success >= 0.95 * 0.5, "{algorithm}: {row:?}");
+    }
+    let unmixed = total(&text.replace("mix =", "# mix ="));
+    assert!(unmixed.by_criticality.is_empty() && unmixed.success < 0.55, "{unmixed:?}");
+    let unlimited = total(&text.replace("algorithm = \"vegas\"", "mode = \"off\""));
+    assert!(unlimited.of(Criticality::Critical).unwrap().success < 0.6, "{unlimited:?}");
+}
+
+/// The example's claim: after an outage of a minute all is well within five seconds; without a budget, or without expiry, it never is.
+#[test]
+fn after_a_minute_of_outage_all_is_well_within_five_seconds() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/metastable.scenario.toml");
+    // Shorter than the example: a minute after the repair it is decided.
+    let text = std::fs::read_to_string(path).unwrap().replace("duration = \"5m\"", "duration = \"3m\"");
+    let after = |text: &str| run(&Scenario::parse(text, path).unwrap()).phases.pop().unwrap();
+    let well = after(&text);
+    assert_eq!((well.from_s, well.success > 0.999), (125.0, true), "{well:?}");
+    let newest_first = after(&text.replace(", overload_after = \"1h\"", ""));
+    assert!(newest_first.success > 0.99, "{newest_first:?}");
+    let unbudgeted = text
+        .replace("share = 0.1", "share = 1.0")
+        .replace("per_second = 0.0", "per_second = 1000.0")
+        .replace("burst = 10\n", "burst = 100000\n");
+    let unbudgeted = after(&unbudgeted);
+    assert!(unbudgeted.success < 0.1 && unbudgeted.load > 3.8, "{unbudgeted:?}");
+    let unexpired = after(&text.replace("\nguard =", "\n# guard ="));
+    assert!(unexpired.success < 0.01 && unexpired.load > 1.08, "{unexpired:?}");
+}
+
 #[test]
 fn every_example_runs() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
@@ -158,7 +202,8 @@ fn every_example_runs() {
         }
     }
     names.sort();
-    let known = ["brownout", "hedging", "region", "retries"].map(|name| format!("{name}.scenario.toml"));
+    let known = ["brownout", "hedging", "metastable", "overload", "region", "retries"]
+        .map(|name| format!("{name}.scenario.toml"));
     assert_eq!(names, known);
 }
 

@@ -265,3 +265,55 @@ proptest! {
         let _ = Scenario::parse(&with, "f");
     }
 }
+
+#[test]
+fn what_overload_needs_is_read() {
+    let text = r#"
+[simulation]
+duration = "1s"
+[clients]
+rate = 1.0
+mix = { critical = 3, "sheddable-plus" = 1 }
+[service]
+servers = 2
+latency = "1ms"
+refusal = 0.1
+guard = { size = 7, max_wait = "2s", takes = "3ms" }
+[upstream.service.limit.queue]
+size = 5
+[upstream.service.throttle]
+multiplier = 1.5
+"#;
+    let scenario = Scenario::parse(text, "overload").unwrap();
+    assert_eq!(Some(scenario.clients.mix), Mix::new([0.0, 0.75, 0.25, 0.0]));
+    let guard = scenario.service.guard.unwrap();
+    assert_eq!((guard.limit.max_in_flight, guard.queue.size), (2, 7));
+    assert_eq!((guard.queue.max_wait, guard.takes), (Duration::from_secs(2), Duration::from_millis(3)));
+    assert_eq!(scenario.service.refusal, 0.1);
+    assert_eq!((scenario.policies.queue.size, scenario.policies.throttle.multiplier), (5, 1.5));
+}
+
+#[test]
+fn mistakes_about_overload_are_told_at_once() {
+    let text = r#"
+[simulation]
+duration = "1s"
+[clients]
+rate = 1.0
+mix = { urgent = 1.0 }
+[service]
+latency = "1ms"
+refusal = -0.1
+guard = { size = 7 }
+"#;
+    insta::assert_snapshot!(Scenario::parse(text, "overload").unwrap_err());
+    let text = text
+        .replace("urgent", "critical")
+        .replace("1.0 }", "-1.0 }")
+        .replace("refusal", "servers = 1\nfailures");
+    let text = text.replace("size = 7", "max_wait = \"0s\"");
+    insta::assert_snapshot!(
+        "mistakes_about_shares_and_waits",
+        Scenario::parse(&text, "overload").unwrap_err()
+    );
+}
