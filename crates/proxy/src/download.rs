@@ -34,7 +34,7 @@ pub(crate) struct Stream {
     ledger: Box<Ledger>,
     grpc: bool,
     /// Keeps it, if it may be kept.
-    recorder: Option<Recorder>,
+    recorder: Option<Box<Recorder>>,
     /// Since when the upstream has kept us waiting; [`Instant::FAR`] if it doesn't.
     waiting_since: Instant,
     /// What it broke off with, if it did. It is passed on a poll later, as hyper drops what it has not written yet when a
@@ -82,7 +82,7 @@ impl Download {
         link: Option<Box<Link>>,
         ledger: Box<Ledger>,
         grpc: bool,
-        recorder: Option<Recorder>,
+        recorder: Option<Box<Recorder>>,
         cx: &mut Context<'_>,
     ) -> Self {
         let mut stream = Stream {
@@ -135,7 +135,7 @@ impl Stream {
 
     fn data(&mut self, now: Instant, data: &Bytes) {
         self.ledger.bytes += data.len() as u64;
-        self.recorder = self.recorder.take().and_then(|recorder| recorder.data(data));
+        self.recorder = self.recorder.take().and_then(|recorder| recorder.data(data)).map(Box::new);
         // The first message of a gRPC answer says that the upstream works, as a head does elsewhere.
         if self.grpc
             && let Some(leg) = &mut self.ledger.leg

@@ -54,6 +54,9 @@ impl Kept {
     /// If the route keeps answers.
     pub(crate) fn of(home: &Rc<Worker>, route: usize, asked: &Asked) -> Option<Self> {
         stale(home, route)?;
+        if asked.grpc || asked.upgrade {
+            return None;
+        }
         let question = Question::of(&asked.method, &asked.host, &asked.target, &asked.headers);
         Some(Self { home: home.clone(), route, question, stored: None, leader: None })
     }
@@ -101,7 +104,9 @@ impl Kept {
     /// The upstream has answered. If that says that what is there is still good, the answer.
     pub(crate) fn still_good(&mut self, status: StatusCode, headers: &HeaderMap) -> Option<Response<Bytes>> {
         let stored = self.stored.take().filter(|_| status == StatusCode::NOT_MODIFIED)?;
-        let stored = self.home.site.shelf.store.refreshed(self.now(), &self.question, &stored, headers)?;
+        let refreshed = self.home.site.shelf.store.refreshed(self.now(), &self.question, &stored, headers);
+        // One that has left the store meanwhile is as good: the upstream has just said so.
+        let stored = refreshed.unwrap_or(stored);
         if let Some(leader) = self.leader.take() {
             leader.stored();
         }
@@ -109,13 +114,13 @@ impl Kept {
     }
 
     /// What keeps the upstream's answer while it streams by, if it may be kept.
-    pub(crate) fn recorder(mut self, status: StatusCode, headers: &HeaderMap) -> Option<Recorder> {
+    pub(crate) fn recorder(mut self, status: StatusCode, headers: &HeaderMap) -> Option<Box<Recorder>> {
         let store = &self.home.site.shelf.store;
         let recorder = store.answered(self.now(), &self.question, &self.rules(), status, headers)?;
-        Some(match self.leader.take() {
+        Some(Box::new(match self.leader.take() {
             Some(leader) => recorder.for_all(leader),
             None => recorder,
-        })
+        }))
     }
 
     /// The last good answer, if it may stand in for one that there is not, for this reason.

@@ -46,7 +46,7 @@ impl Manner {
         answer: Answer,
         leg: Leg,
         why: Why,
-        recorder: Option<Recorder>,
+        recorder: Option<Box<Recorder>>,
         cx: &mut Context<'_>,
     ) -> Response<Download> {
         let Answer { mut parts, body, link, tunnel } = answer;
@@ -76,7 +76,7 @@ impl Manner {
         answer: Box<Answer>,
         leg: Leg,
         why: Why,
-        recorder: Option<Recorder>,
+        recorder: Option<Box<Recorder>>,
     ) -> Response<Download> {
         let mut parts = Some((ledger, answer, leg, why, recorder));
         let polled = poll_fn(|cx| match parts.take() {

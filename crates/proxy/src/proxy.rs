@@ -252,7 +252,9 @@ fn join(
         }
     }
     // What was heard last is to outlive the process; a disk that fails has been told of.
-    site.routes.iter().filter_map(|route| route.flags.as_ref()).for_each(|flags| drop(flags.flush(FLUSH)));
+    for flags in site.routes.iter().filter_map(|route| route.flags.as_ref()) {
+        let _ = flags.flush(FLUSH);
+    }
     site.journal.event(Level::Info, "stopped", &[]);
     writer.finish();
     result

@@ -32,8 +32,8 @@ mod store;
 mod tests;
 
 pub(crate) use entry::Stored;
-pub(crate) use flight::{Flights, Follower, Landed, Leader, Turn};
+pub(crate) use flight::{Flights, Leader, Turn};
 pub(crate) use question::{Moment, Question, Rules};
 pub(crate) use recorder::Recorder;
 pub(crate) use show::{How, Shown};
-pub(crate) use store::{Counts, Look, Store};
+pub(crate) use store::{Look, Store};
