@@ -70,6 +70,7 @@ impl Flights {
     }
 
     /// How many there are.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         lock(&self.0).len()
     }

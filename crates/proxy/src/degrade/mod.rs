@@ -19,7 +19,6 @@
 //! to requests with a cookie, unless they say how long they last or that they vary by it. So a page that was made for somebody
 //! is not shown to another because its origin said nothing.
 
-#![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "calls do not ask it yet"))]
 
 mod directives;
 mod entry;

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use seaworthy_core::Instant;
 
 use super::directives::Directives;
+use super::flight::Landed;
 use super::*;
 
 const RULES: Rules = Rules { within: Duration::from_secs(600), serve_fresh: true, entry_bytes: 1 << 20 };
