@@ -245,6 +245,7 @@ fn the_scenarios_in_the_docs_are_such() {
     });
     assert_eq!(scenarios.next().unwrap().phases().len(), 3);
     assert_eq!(scenarios.next().unwrap().service.instances(), 6);
+    assert_eq!(scenarios.next().unwrap().service.guard.unwrap().queue.size, 100);
 }
 
 /// A recording looks as the docs say.
