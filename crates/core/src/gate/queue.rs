@@ -10,7 +10,7 @@
 //! # How
 //! * **Criticality** first, strictly: nothing waits behind something that matters less.
 //! * Within one criticality the clients take turns, so one that asks a thousand times as often gets no more than its share.
-//! * Within one client the oldest goes first, until the queue has not been empty for [`Config::overload_after`]. Then it is
+//! * Within one client the oldest goes first, until calls of its criticality have waited for [`Config::overload_after`] without a break. Then it is
 //!   overloaded, and the newest goes first: the oldest has waited so long that its caller may have left, and of calls that all
 //!   wait too long none would be served in time (Facebook's adaptive LIFO; Maurer, "Fail at Scale", 2015).
 //! * Nothing is served past its time: [`Config::max_wait`], or its caller's deadline if that is earlier.
@@ -165,7 +165,7 @@ pub struct Queue {
     next_id: u64,
     next_turn: u64,
     /// Since when it has not been empty.
-    busy_since: Instant,
+    busy_since: [Instant; LEVELS],
     served: [u64; LEVELS],
     shed: [u64; LEVELS],
     expired: [u64; LEVELS],
@@ -193,7 +193,7 @@ impl Queue {
             ends: BTreeSet::new(),
             next_id: 0,
             next_turn: 0,
-            busy_since: Instant::ZERO,
+            busy_since: [Instant::ZERO; LEVELS],
             served: [0; LEVELS],
             shed: [0; LEVELS],
             expired: [0; LEVELS],
@@ -250,8 +250,8 @@ impl Queue {
             return Err(TOO_LATE);
         }
         // Earlier than it began: the clock was set back.
-        if self.calls.is_empty() || now < self.busy_since {
-            self.busy_since = now;
+        if self.levels[level].waiting == 0 || now < self.busy_since[level] {
+            self.busy_since[level] = now;
         }
         let id = Id(take(&mut self.next_id));
         let is_deadline = until < longest;
@@ -266,8 +266,7 @@ impl Queue {
     /// [`expired`](Self::expired) first.
     pub fn next(&mut self, now: Instant) -> Option<Id> {
         while self.expired(now).is_some() {}
-        let newest = self.is_overloaded(now);
-        let id = self.levels.iter().find_map(|level| level.next(newest))?;
+        let id = (0..LEVELS).find_map(|n| self.levels[n].next(self.is_backed_up(n, now)))?;
         let call = self.remove(id)?;
         self.levels[call.level].turn_over(call.client, &mut self.next_turn);
         self.served[call.level] += 1;
@@ -296,8 +295,7 @@ impl Queue {
             return expired;
         }
         // Who would be served last: while the newest goes first, that is the oldest.
-        let oldest = self.is_overloaded(now);
-        let id = self.levels.iter().rev().find_map(|level| level.last(oldest))?;
+        let id = (0..LEVELS).rev().find_map(|n| self.levels[n].last(self.is_backed_up(n, now)))?;
         let call = self.remove(id)?;
         self.shed[call.level] += 1;
         Some(Gone { id, rejection: SHED })
@@ -312,10 +310,17 @@ impl Queue {
         call.is_some()
     }
 
-    /// Whether it has not been empty for so long that the newest goes first.
+    /// Whether calls of any criticality have been waiting for so long without a break that the newest of them goes first.
     #[must_use]
     pub fn is_overloaded(&self, now: Instant) -> bool {
-        !self.calls.is_empty() && now.since(self.busy_since) >= self.config.overload_after
+        (0..LEVELS).any(|level| self.is_backed_up(level, now))
+    }
+
+    /// Whether that is so of the calls of one criticality. Each is judged alone: while the sheddable pile up, the critical are served
+    /// nearly at once, and need no other order than that in which they came.
+    fn is_backed_up(&self, level: usize, now: Instant) -> bool {
+        let busy = self.levels[level].waiting > 0;
+        busy && now.since(self.busy_since[level]) >= self.config.overload_after
     }
 
     /// The state at `now`.

@@ -207,7 +207,7 @@ fn op() -> impl Strategy<Value = Op> {
 struct Model {
     size: usize,
     calls: Vec<Call>,
-    busy_since: Instant,
+    busy_since: [Instant; LEVELS],
     served: u64,
     /// When each client of each criticality came to the end of the round.
     turns: BTreeMap<(usize, u64), usize>,
@@ -223,8 +223,9 @@ struct Call {
 }
 
 impl Model {
-    fn newest(&self, now: Instant) -> bool {
-        !self.calls.is_empty() && now.since(self.busy_since) >= Config::default().overload_after
+    fn newest(&self, level: usize, now: Instant) -> bool {
+        let busy = self.calls.iter().any(|call| call.level == level);
+        busy && now.since(self.busy_since[level]) >= Config::default().overload_after
     }
 
     fn end_turn(&mut self, of: (usize, u64)) {
@@ -233,8 +234,8 @@ impl Model {
     }
 
     fn join(&mut self, now: Instant, call: Call) {
-        if self.calls.is_empty() {
-            self.busy_since = now;
+        if self.calls.iter().all(|other| other.level != call.level) {
+            self.busy_since[call.level] = now;
         }
         let waits = |other: &Call| (other.level, other.client) == (call.level, call.client);
         if !self.calls.iter().any(waits) {
@@ -250,16 +251,16 @@ impl Model {
 
     /// Whoever stands first among those alive, in the words of the documentation.
     fn first(&self, now: Instant) -> Option<Call> {
-        let age = |id: Id| if self.newest(now) { u64::MAX - id.0 } else { id.0 };
-        let order = |call: &&Call| (call.level, self.turns[&(call.level, call.client)], age(call.id));
+        let age = |call: &Call| if self.newest(call.level, now) { u64::MAX - call.id.0 } else { call.id.0 };
+        let order = |call: &&Call| (call.level, self.turns[&(call.level, call.client)], age(call));
         self.calls.iter().min_by_key(order).copied()
     }
 
     fn victim(&self, now: Instant) -> Option<Call> {
         let of = |call: &Call| (call.level, call.client);
         let most = |call: &Call| self.calls.iter().filter(|other| of(other) == of(call)).count();
-        let age = |id: Id| if self.newest(now) { u64::MAX - id.0 } else { id.0 };
-        let order = |call: &&Call| (call.level, most(call), self.turns[&of(call)], age(call.id));
+        let age = |call: &Call| if self.newest(call.level, now) { u64::MAX - call.id.0 } else { call.id.0 };
+        let order = |call: &&Call| (call.level, most(call), self.turns[&of(call)], age(call));
         self.calls.iter().max_by_key(order).copied()
     }
 
@@ -277,7 +278,7 @@ proptest! {
         let mut queue = queue(size);
         let size = size as usize;
         let (turns, calls) = (BTreeMap::new(), vec![]);
-        let mut model = Model { size, calls, busy_since: AT, served: 0, turns, turn: 0 };
+        let mut model = Model { size, calls, busy_since: [AT; LEVELS], served: 0, turns, turn: 0 };
         let (mut now, mut joined, mut shed, mut expired, mut left) = (AT, 0, 0, 0, 0);
         for op in ops {
             match op {
@@ -338,7 +339,7 @@ proptest! {
             prop_assert_eq!(ended, [model.served, shed, expired, left]);
             let waiting = state.waiting.iter().sum::<u32>();
             prop_assert_eq!(ended.iter().sum::<u64>() + u64::from(waiting), joined);
-            prop_assert_eq!((waiting as usize, queue.len(), state.overloaded), (model.calls.len(), model.calls.len(), model.newest(now)));
+            prop_assert_eq!((waiting as usize, queue.len(), state.overloaded), (model.calls.len(), model.calls.len(), (0..LEVELS).any(|level| model.newest(level, now))));
         }
         let kept = queue.levels.iter().map(|level| level.clients.len()).sum::<usize>();
         prop_assert!(kept <= size && queue.ends.len() == queue.len(), "nothing is kept of those who are gone");
