@@ -123,7 +123,7 @@ fn table(view: &View<'_>, colour: bool) -> Vec<String> {
     for (service, name) in SERVICES.iter().enumerate() {
         let (near, far) = view.state.breakers[service].split_at(NEAR_INSTANCES);
         let (near, far) = (breakers(near, colour), breakers(far, colour));
-        let share = to_far(view.state.lately.of(Some(service)).far_share, colour);
+        let share = to_far(view.state.lately.of(&[service]).far_share, colour);
         lines.push(format!("{}   {near}   {far}   {share}", row(view, name, service, Kind::Read, colour)));
     }
     lines.push(row(view, "orders placed", super::children::ORDERS, Kind::Order, colour));

@@ -30,12 +30,18 @@ use crate::failure::Failure;
 pub(super) const SERVICES: [&str; 4] = ["catalog", "prices", "recommendations", "orders"];
 /// Where orders are placed.
 pub(super) const ORDERS: usize = 3;
+/// What changes slowly, so that the last list is better than none.
+pub(super) const PRICES: usize = 1;
 /// What the shop has a stand-in for.
 pub(super) const RECOMMENDATIONS: usize = 2;
 /// What serves the shop's page, and the items that everybody buys.
 pub(super) const STOREFRONT: &str = "shop";
 /// What the page needs besides [`SERVICES`], and the traffic does not ask.
-pub(super) const SIDES: [&str; 1] = [STOREFRONT];
+pub(super) const SIDES: [&str; 2] = [STOREFRONT, FLAG_SERVICE];
+/// What says who gets the new checkout, over OFREP.
+pub(super) const FLAG_SERVICE: &str = "flags";
+/// Its place among [`SERVICES`] and [`SIDES`].
+pub(super) const FLAGS: usize = SERVICES.len() + 1;
 /// Which instances each of [`SIDES`] has: one in each region.
 pub(super) const SIDE_NUMBERS: [usize; 2] = [1, NEAR_INSTANCES + 1];
 /// Where the instances stand. The customers and the proxy are in the first region.

@@ -73,6 +73,8 @@ pub(super) struct Instead {
     /// The route's fixed answer.
     #[serde(rename = "static")]
     pub(super) fixed: u64,
+    /// A flag's value as it last was, or its declared default.
+    pub(super) flags: u64,
 }
 
 impl Instead {
@@ -82,6 +84,7 @@ impl Instead {
             "stale" => &mut self.stale,
             "upstream" => &mut self.upstream,
             "static" => &mut self.fixed,
+            "flags" => &mut self.flags,
             _ => return false,
         };
         *count += answers;
@@ -89,7 +92,7 @@ impl Instead {
     }
 
     pub(super) const fn sum(self) -> u64 {
-        self.stale + self.upstream + self.fixed
+        self.stale + self.upstream + self.fixed + self.flags
     }
 
     /// What was counted after `before`.
@@ -98,6 +101,7 @@ impl Instead {
             stale: self.stale.saturating_sub(before.stale),
             upstream: self.upstream.saturating_sub(before.upstream),
             fixed: self.fixed.saturating_sub(before.fixed),
+            flags: self.flags.saturating_sub(before.flags),
         }
     }
 }
@@ -307,6 +311,7 @@ seaworthy_degraded_total{route="catalog",with="stale"} 1
 seaworthy_degraded_total{route="catalog",with="upstream"} 2
 seaworthy_degraded_total{route="prices",with="upstream"} 4
 seaworthy_degraded_total{route="catalog",with="static"} 6
+seaworthy_degraded_total{route="flags",with="flags"} 3
 nonsense
 "#;
 
@@ -323,14 +328,14 @@ nonsense
             hedges: 3,
             timeouts: 4,
             breaker_opened: 1,
-            instead: Instead { stale: 1, upstream: 6, fixed: 6 },
+            instead: Instead { stale: 1, upstream: 6, fixed: 6, flags: 3 },
             ..Counters::default()
         };
         assert_eq!(state.books.counters, expected);
         assert_eq!(state.breakers[2], [None, Some(Breaker::Open), Some(Breaker::Recovering), None, None]);
         assert_eq!(state.breakers[0], [None; INSTANCES]);
         assert_eq!(state.books.counters.since(expected), Counters::default());
-        let catalog = state.books.spread.of(Some(0));
+        let catalog = state.books.spread.of(&[0]);
         assert_eq!((catalog.near_attempts, catalog.far_attempts), (42, 8));
     }
 }

@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::children::{
-    Addresses, NEAR, Process, RECOMMENDATIONS, REGIONS, SERVICES, SIDE_NUMBERS, SIDES, START_WITHIN,
-    SideAddresses, region_of, words_to,
+    Addresses, FLAG_SERVICE, NEAR, PRICES, Process, RECOMMENDATIONS, REGIONS, SERVICES, SIDE_NUMBERS, SIDES,
+    START_WITHIN, SideAddresses, region_of, words_to,
 };
 use super::ports;
 use crate::failure::Failure;
@@ -34,7 +34,7 @@ impl Proxy {
             ports::free().map_err(|error| Failure::because("found no free port for the proxy", error))?;
         let (file, log) = (directory.0.join("shop.toml"), directory.0.join("proxy.log"));
         let write = |error| Failure::because(format!("could not write to {}", directory.0.display()), error);
-        fs::write(&file, configuration(shop, sides, address, admin)).map_err(write)?;
+        fs::write(&file, configuration(shop, sides, address, admin, &directory.0)).map_err(write)?;
         let words = File::create(&log).map_err(write)?;
 
         let mut command = Process::ourselves("run")?;
@@ -108,18 +108,36 @@ fn remove(path: &Path) -> std::io::Result<()> {
 
 /// The configuration of the proxy in front of `shop`. It differs from the defaults only where the shop does from an
 /// average service, and says why.
-fn configuration(shop: &Addresses, sides: &SideAddresses, address: SocketAddr, admin: SocketAddr) -> String {
-    let mut toml =
-        format!("listen = \"{address}\"\nadmin = \"{admin}\"\n{}{POLICIES}", region(REGIONS[NEAR]));
+fn configuration(
+    shop: &Addresses,
+    sides: &SideAddresses,
+    address: SocketAddr,
+    admin: SocketAddr,
+    data: &Path,
+) -> String {
+    // A path in quotes of its own, as a directory for temporary files may have any name.
+    let data = serde_json::Value::from(data.to_string_lossy());
+    let mut toml = format!(
+        "listen = \"{address}\"\nadmin = \"{admin}\"\n# What flags last were is kept there.\ndata = {data}\n{}{POLICIES}",
+        region(REGIONS[NEAR])
+    );
     for (service, (name, instances)) in SERVICES.iter().zip(shop).enumerate() {
         toml.push_str(&upstream(name, &format!("/{name}"), (1..).zip(instances.iter().copied())));
-        if service == RECOMMENDATIONS {
-            toml.push_str(INSTEAD_OF_RECOMMENDATIONS);
-        }
+        toml.push_str(match service {
+            PRICES => INSTEAD_OF_PRICES,
+            RECOMMENDATIONS => INSTEAD_OF_RECOMMENDATIONS,
+            _ => "",
+        });
     }
     for (name, instances) in SIDES.iter().zip(sides) {
         let numbered = SIDE_NUMBERS.into_iter().zip(instances.iter().copied());
-        toml.push_str(&upstream(name, &format!("/{name}"), numbered));
+        let (path, instead) = match *name {
+            FLAG_SERVICE => ("/ofrep".to_owned(), INSTEAD_OF_FLAGS),
+            _ => (format!("/{name}"), INSTEAD_OF_THE_PAGE),
+        };
+        toml.push_str(&upstream(name, &path, numbered));
+        toml.push_str(instead);
+        toml.push_str(&format!("\n[upstream.{name}.breaker]\n{FEW}"));
     }
     toml
 }
@@ -175,6 +193,31 @@ open_at_most = "4s"
 ramp = "2s"
 "#;
 
+const INSTEAD_OF_PRICES: &str = r#"
+# Prices of a few minutes ago are still prices, if they say how old they are.
+[route.stale]
+within = "10m"
+field = "last_updated"
+# While the service is well, prices are its own and of now.
+serve_fresh = false
+"#;
+
+const INSTEAD_OF_THE_PAGE: &str = r#"
+# The page is a file, and the same for everybody.
+[route.stale]
+serve_fresh = false
+"#;
+
+const FEW: &str = r#"# Of two instances, a slow one is better than none.
+slow_after = "off"
+"#;
+
+const INSTEAD_OF_FLAGS: &str = r#"
+# What a flag last was, and for those of whom nothing is known the cautious choice.
+[route.flags]
+defaults = { new-checkout = false }
+"#;
+
 const INSTEAD_OF_RECOMMENDATIONS: &str = r#"
 # What everybody buys is a good guess for anybody.
 [route.substitute]
@@ -204,10 +247,10 @@ mod tests {
             std::array::from_fn(|s| std::array::from_fn(|i| local(20_000 + 10 * s as u16 + i as u16)));
         let sides: SideAddresses =
             std::array::from_fn(|s| std::array::from_fn(|i| local(21_000 + 10 * s as u16 + i as u16)));
-        let toml = configuration(&shop, &sides, local(19_000), local(19_001));
+        let toml = configuration(&shop, &sides, local(19_000), local(19_001), Path::new("/tmp"));
         let config = seaworthy_config::Config::from_toml("shop.toml", &toml).unwrap();
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-        assert_eq!((config.upstreams.len(), config.routes.len()), (5, 5));
+        assert_eq!((config.upstreams.len(), config.routes.len()), (6, 6));
         let regions = |upstream: &seaworthy_config::Upstream| {
             upstream.sources.iter().map(|source| source.labels.region.clone()).collect::<Vec<_>>()
         };
@@ -220,6 +263,9 @@ mod tests {
             route.degrade.iter().map(seaworthy_config::Degrade::name).collect::<Vec<_>>()
         };
         assert_eq!(instead("/recommendations/7"), ["upstream", "static"]);
-        assert!(instead("/orders/7").is_empty() && instead("/shop").is_empty());
+        assert_eq!(instead("/prices/7"), ["stale"]);
+        assert!(config.route(None, "/ofrep/v1/evaluate/flags/x", "POST").unwrap().1.flags.is_some());
+        assert_eq!(instead("/shop"), ["stale"]);
+        assert!(instead("/orders/7").is_empty());
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::children::{FAR, NEAR, REGIONS, SERVICES};
+use super::script::ALL;
 
 /// Attempts by service and region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -32,10 +33,9 @@ impl Spread {
         self
     }
 
-    /// The sum of one service, or of all.
-    pub(super) fn of(&self, service: Option<usize>) -> Regions {
-        let services = service.map_or(0..SERVICES.len(), |service| service..service + 1);
-        let count = |region: usize| services.clone().map(|service| self.attempts[service][region]).sum();
+    /// The sum of some services.
+    pub(super) fn of(&self, services: &[usize]) -> Regions {
+        let count = |region: usize| services.iter().map(|&service| self.attempts[service][region]).sum();
         let (near, far): (u64, u64) = (count(NEAR), count(FAR));
         let far_share = (near + far > 0).then(|| far as f64 / (near + far) as f64);
         Regions { near_attempts: near, far_attempts: far, far_share }
@@ -93,7 +93,7 @@ impl Course {
     /// Which share of the attempts went to the far region in each part; `None` where there were none.
     pub(super) fn far_shares(&self) -> Vec<Option<f64>> {
         let befores = std::iter::once(Spread::default()).chain(self.ends.iter().copied());
-        self.ends.iter().zip(befores).map(|(end, before)| end.since(&before).of(None).far_share).collect()
+        self.ends.iter().zip(befores).map(|(end, before)| end.since(&before).of(&ALL).far_share).collect()
     }
 }
 
@@ -116,17 +116,17 @@ mod tests {
         let mut some = spread(30, 10);
         some.add("catalog", "elsewhere", 5);
         some.add("unknown", "far", 5);
-        assert_eq!(some.of(None), Regions { near_attempts: 30, far_attempts: 10, far_share: Some(0.25) });
-        assert_eq!(some.of(Some(0)).far_share, Some(0.0));
-        assert_eq!(some.of(Some(1)).far_share, None);
-        assert_eq!(some.since(&spread(10, 10)).of(None).near_attempts, 20);
+        assert_eq!(some.of(&ALL), Regions { near_attempts: 30, far_attempts: 10, far_share: Some(0.25) });
+        assert_eq!(some.of(&[0]).far_share, Some(0.0));
+        assert_eq!(some.of(&[1]).far_share, None);
+        assert_eq!(some.since(&spread(10, 10)).of(&ALL).near_attempts, 20);
     }
 
     #[test]
     fn only_what_is_in_the_window_is_recent() {
         let (mut recent, start, window) = (Recent::default(), Instant::now(), Duration::from_secs(2));
         let mut after = |secs, near, far| {
-            recent.note(start + Duration::from_secs(secs), spread(near, far), window).of(None)
+            recent.note(start + Duration::from_secs(secs), spread(near, far), window).of(&ALL)
         };
         assert_eq!(after(0, 0, 0).far_share, None);
         assert_eq!(after(1, 10, 0).far_share, Some(0.0));

@@ -9,7 +9,7 @@ use super::children::{DISTANCE, SERVICES};
 use super::policies::{Books, Counters};
 use super::regions::{Course, PARTS, Regions};
 use super::score::{Score, Tally};
-use super::script::Phase;
+use super::script::{ALL, Phase};
 use super::text::{NOTHING, columns, millis, rough_percent};
 use super::traffic::{CLIENT_TIMEOUT, Kind, Way};
 use super::visits::Visits;
@@ -101,9 +101,9 @@ struct PhaseReport {
     name: &'static str,
     from_s: f64,
     until_s: f64,
-    /// The service that the failure hits; `null` if none is hit, or all are.
-    service: Option<&'static str>,
-    /// Repeatable calls to that service, or else to all.
+    /// The services that the failure hits.
+    services: Vec<&'static str>,
+    /// Repeatable calls to these services, or to all if none is hit.
     direct: Figures,
     through: Figures,
     /// Repeatable calls to all services.
@@ -111,7 +111,7 @@ struct PhaseReport {
     all_through: Figures,
     /// What the policies did meanwhile.
     policies: Counters,
-    /// Where the attempts at that service went, or at all if none alone is hit.
+    /// Where the attempts at these services went, or at all if none is hit.
     regions: Regions,
     /// Where the attempts at all services went.
     all_regions: Regions,
@@ -140,9 +140,9 @@ impl Report {
             begun.iter().enumerate().map(|(n, phase)| phase_report(n, phase, &score, &books)).collect();
         let failures = begun.iter().filter_map(failed).collect();
         let side = |way, attempts_per_call| Side {
-            reads: Figures::of(&score.sum(None, None, Kind::Read, way)),
+            reads: Figures::of(&score.sum(None, &ALL, Kind::Read, way)),
             attempts_per_call,
-            orders: Figures::of(&score.sum(None, None, Kind::Order, way)),
+            orders: Figures::of(&score.sum(None, &ALL, Kind::Order, way)),
         };
         Self {
             seed,
@@ -158,7 +158,7 @@ impl Report {
             policies,
             page: visits,
             distance_ms: u64::try_from(DISTANCE.as_millis()).unwrap_or(u64::MAX),
-            regions: spread.of(None),
+            regions: spread.of(&ALL),
             far_share_over_time: course.far_shares(),
             script: begun.to_vec(),
             score,
@@ -170,16 +170,15 @@ impl Report {
         let mut lines = vec![String::new(), self.title(colour), String::new()];
         lines.extend(heading(colour));
         for (number, phase) in self.script.iter().enumerate() {
-            let service = phase.failure.and_then(|(_, target)| target.service());
             let target =
                 phase.failure.map_or_else(|| "all services".to_owned(), |(_, target)| target.short());
             let PhaseReport { policies, regions, .. } = &self.phases[number];
             let price = Price { attempts: policies.attempts_per_call(), far: regions.far_share };
-            let tallies = Way::BOTH.map(|way| self.score.sum(Some(number), service, Kind::Read, way));
+            let tallies = Way::BOTH.map(|way| self.score.sum(Some(number), hit(phase), Kind::Read, way));
             lines.push(row(phase.name(), &target, &tallies, Some(price), colour));
         }
         lines.push(Ink::Quiet.on(colour, &format!("  {}", "─".repeat(WIDTH - 2))));
-        let sum = |kind| Way::BOTH.map(|way| self.score.sum(None, None, kind, way));
+        let sum = |kind| Way::BOTH.map(|way| self.score.sum(None, &ALL, kind, way));
         let price = Price { attempts: self.policies.attempts_per_call(), far: self.regions.far_share };
         lines.push(row("all reads", "", &sum(Kind::Read), Some(price), colour));
         lines.push(row("orders placed", "never repeated", &sum(Kind::Order), None, colour));
@@ -223,8 +222,7 @@ impl Report {
 
     fn notes(&self, colour: bool) -> Vec<String> {
         let mut notes = vec![
-            "  A failure's row counts the reads of the service that it hit, for as long as it lasted."
-                .to_owned(),
+            "  A failure's row counts the reads of what it hit, for as long as it lasted.".to_owned(),
             format!(
                 "  Latency counts from when a call was due until its outcome is known; callers wait {} ms.",
                 self.client_timeout_ms
@@ -261,9 +259,17 @@ fn failed(phase: &Phase) -> Option<Failed> {
     })
 }
 
+/// The services that a phase's figures are about: those that are hit, or all.
+fn hit(phase: &Phase) -> &'static [usize] {
+    phase.failure.map_or(&ALL[..], |(_, target)| target.services())
+}
+
+fn names(services: &[usize]) -> Vec<&'static str> {
+    services.iter().map(|&service| SERVICES[service]).collect()
+}
+
 fn phase_report(number: usize, phase: &Phase, score: &Score, books: &[Books]) -> PhaseReport {
-    let service = phase.failure.and_then(|(_, target)| target.service());
-    let figures = |service, way| Figures::of(&score.sum(Some(number), service, Kind::Read, way));
+    let figures = |services, way| Figures::of(&score.sum(Some(number), services, Kind::Read, way));
     let before = number.checked_sub(1).and_then(|before| books.get(before)).copied().unwrap_or_default();
     let after = books.get(number).copied().unwrap_or_default();
     let spread = after.spread.since(&before.spread);
@@ -271,14 +277,14 @@ fn phase_report(number: usize, phase: &Phase, score: &Score, books: &[Books]) ->
         name: phase.name(),
         from_s: phase.from.as_secs_f64(),
         until_s: phase.until.as_secs_f64(),
-        service: service.map(|service| SERVICES[service]),
-        direct: figures(service, Way::Direct),
-        through: figures(service, Way::Through),
-        all_direct: figures(None, Way::Direct),
-        all_through: figures(None, Way::Through),
+        services: phase.failure.map_or_else(Vec::new, |(_, target)| names(target.services())),
+        direct: figures(hit(phase), Way::Direct),
+        through: figures(hit(phase), Way::Through),
+        all_direct: figures(&ALL, Way::Direct),
+        all_through: figures(&ALL, Way::Through),
         policies: after.counters.since(before.counters),
-        regions: spread.of(service),
-        all_regions: spread.of(None),
+        regions: spread.of(hit(phase)),
+        all_regions: spread.of(&ALL),
     }
 }
 

@@ -91,13 +91,12 @@ impl Score {
         self.phases.partition_point(|phase| phase.until <= at).min(self.phases.len().saturating_sub(1))
     }
 
-    /// The sum over some phases (`None` for all) and some services (`None` for all).
-    pub(super) fn sum(&self, phase: Option<usize>, service: Option<usize>, kind: Kind, way: Way) -> Tally {
+    /// The sum over some phases (`None` for all) and some services.
+    pub(super) fn sum(&self, phase: Option<usize>, services: &[usize], kind: Kind, way: Way) -> Tally {
         let mut sum = Tally::default();
         let phases = phase.map_or(0..self.phases.len(), |phase| phase..phase + 1);
         for phase in phases {
-            let services = service.map_or(0..SERVICES.len(), |service| service..service + 1);
-            for service in services {
+            for &service in services {
                 if let Some(tally) = self.cells.get(Self::cell(phase, service, kind, way)) {
                     sum.merge(tally);
                 }
@@ -237,9 +236,9 @@ mod tests {
         score.add(done(2_999, 5_000_000, Ending::TimedOut));
         score.add(done(3_000, 1, Ending::Good));
         score.add(done(99_000, 1, Ending::Good));
-        let calls = |phase| score.sum(Some(phase), None, Kind::Read, Way::Direct).calls;
+        let calls = |phase| score.sum(Some(phase), &script::ALL, Kind::Read, Way::Direct).calls;
         assert_eq!((calls(0), calls(1), calls(phases.len() - 1)), (1, 1, 1));
-        assert_eq!(score.sum(None, Some(1), Kind::Read, Way::Direct).calls, 3);
-        assert_eq!(score.sum(None, None, Kind::Read, Way::Through).calls, 0);
+        assert_eq!(score.sum(None, &[1], Kind::Read, Way::Direct).calls, 3);
+        assert_eq!(score.sum(None, &script::ALL, Kind::Read, Way::Through).calls, 0);
     }
 }

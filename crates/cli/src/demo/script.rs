@@ -6,7 +6,8 @@ use std::time::Duration;
 use seaworthy_core::{Rng, Seeded};
 
 use super::children::{
-    FAIL_SHARE, NEAR, NEAR_INSTANCES, RECOMMENDATIONS, REGIONS, SERVICES, SLOW_TIMES, region_of,
+    FAIL_SHARE, FLAGS, NEAR, NEAR_INSTANCES, PRICES, RECOMMENDATIONS, REGIONS, SERVICES, SLOW_TIMES, name_of,
+    region_of,
 };
 
 /// A kind of failure.
@@ -20,7 +21,7 @@ pub(super) enum Fault {
     Slow,
     /// One instance failing a share of its calls.
     Failing,
-    /// All instances of a service killed at once, wherever they are.
+    /// All instances of some services killed at once, wherever they are.
     Gone,
     /// All instances in a region stopped at once. As with a region whose network is down, nobody is told: nothing is
     /// refused and nothing is answered. That is harder to cope with than processes that die, whose ports refuse at once.
@@ -57,8 +58,8 @@ impl Fault {
 pub(super) enum Target {
     /// One instance of a service, from 1.
     Instance(usize, usize),
-    /// A service, of [`SERVICES`], in every region.
-    Service(usize),
+    /// Services, in every region: those of [`SERVICES`] first.
+    Services(&'static [usize]),
     /// A region, of [`REGIONS`], with all that is in it.
     Region(usize),
 }
@@ -68,16 +69,17 @@ impl Target {
     pub(super) fn is_hit(self, service: usize, number: usize) -> bool {
         match self {
             Self::Instance(its, instance) => (its, instance) == (service, number),
-            Self::Service(its) => its == service,
+            Self::Services(its) => its.contains(&service),
             Self::Region(region) => region_of(number) == region,
         }
     }
 
-    /// The service that alone is hit; `None` if all are.
-    pub(super) const fn service(self) -> Option<usize> {
+    /// Which of [`SERVICES`] are hit.
+    pub(super) fn services(self) -> &'static [usize] {
         match self {
-            Self::Instance(service, _) | Self::Service(service) => Some(service),
-            Self::Region(_) => None,
+            Self::Instance(service, _) => ALL.get(service..=service).unwrap_or_default(),
+            Self::Services(its) => &its[..its.partition_point(|&service| service < SERVICES.len())],
+            Self::Region(_) => &ALL,
         }
     }
 
@@ -85,7 +87,7 @@ impl Target {
     pub(super) fn short(self) -> String {
         match self {
             Self::Instance(..) => self.to_string(),
-            Self::Service(service) => SERVICES.get(service).unwrap_or(&"?").to_string(),
+            Self::Services(services) => format!("{} services", services.len()),
             Self::Region(region) => format!("region {}", REGIONS.get(region).unwrap_or(&"?")),
         }
     }
@@ -93,10 +95,12 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |service: usize| SERVICES.get(service).unwrap_or(&"?");
         match *self {
-            Self::Instance(service, number) => write!(f, "{}/{number}", name(service)),
-            Self::Service(service) => write!(f, "all of {}", name(service)),
+            Self::Instance(service, number) => write!(f, "{}/{number}", name_of(service)),
+            Self::Services(services) => {
+                let names: Vec<&str> = services.iter().map(|&service| name_of(service)).collect();
+                write!(f, "all of {}", names.join(", "))
+            }
             Self::Region(region) => write!(f, "region {}", REGIONS.get(region).unwrap_or(&"?")),
         }
     }
@@ -122,23 +126,25 @@ impl Phase {
 /// The phases of a demo of length `total`, one after the other without gaps.
 ///
 /// The seed says which instance is hit. Each of the four services is hit once by one of the four lesser failures, so
-/// that what one phase has taught the breakers does not decide the next; then recommendations disappear altogether; and when
-/// they are back, the near region does.
+/// that what one phase has taught the breakers does not decide the next; then what the shop has a stand-in for disappears
+/// altogether; and when it is back, the near region does.
 pub(super) fn phases(total: Duration, seed: u64) -> Vec<Phase> {
     let mut rng = Seeded::new(seed);
     let mut services = shuffled(&mut rng);
     // Not twice in a row the same service: see above.
-    if services[3] == RECOMMENDATIONS {
-        services.swap(usize::try_from(rng.below(3)).unwrap_or(0), 3);
+    if GONE.contains(&services[3]) {
+        let fit: Vec<usize> = (0..3).filter(|&at| !GONE.contains(&services[at])).collect();
+        let chosen = usize::try_from(rng.below(fit.len() as u64)).unwrap_or(0);
+        services.swap(fit.get(chosen).copied().unwrap_or(3), 3);
     }
     let mut hit = services.into_iter();
     let mut at = Duration::ZERO;
     let mut phases = Vec::with_capacity(PLAN.len());
     for (name, fault, share) in PLAN {
-        let until = at + total * share / PLAN.iter().map(|(_, _, share)| share).sum();
+        let until = at + total * share / PLAN.iter().map(|(_, _, share)| share).sum::<u32>();
         let failure = fault.map(|fault| {
             let target = match fault {
-                Fault::Gone => Target::Service(RECOMMENDATIONS),
+                Fault::Gone => Target::Services(&GONE),
                 Fault::Lost => Target::Region(NEAR),
                 // A near one, as the far ones are of no use to the plain client.
                 _ => Target::Instance(
@@ -162,6 +168,11 @@ fn shuffled(rng: &mut Seeded) -> [usize; SERVICES.len()] {
     order
 }
 
+/// What disappears altogether: each is stood in for in another way.
+const GONE: [usize; 3] = [PRICES, RECOMMENDATIONS, FLAGS];
+/// All of [`SERVICES`].
+pub(super) static ALL: [usize; SERVICES.len()] = [0, 1, 2, 3];
+
 /// Name, failure, share of the time. In the default 36 seconds these are seconds: long enough that a breaker opens and
 /// is seen to hold, and that more than a client's timeout passes while an instance is frozen. Between the loss of a service
 /// and that of a region is a pause, so that the one does not count to the other; and the return of a region takes time.
@@ -171,7 +182,7 @@ const PLAN: [(&str, Option<Fault>, u32); 9] = [
     ("one frozen", Some(Fault::Frozen), 4),
     ("one slow", Some(Fault::Slow), 4),
     ("one failing", Some(Fault::Failing), 4),
-    ("service gone", Some(Fault::Gone), 4),
+    ("services gone", Some(Fault::Gone), 4),
     ("recovered", None, 3),
     ("region lost", Some(Fault::Lost), 5),
     ("region back", None, 5),
@@ -201,14 +212,14 @@ mod tests {
                 .map(|(_, t)| t)
                 .collect();
             let mut services: Vec<usize> =
-                targets[..4].iter().filter_map(|target| target.service()).collect();
-            assert_ne!(Some(services[3]), targets[4].service(), "seed {seed}");
+                targets[..4].iter().flat_map(|target| target.services()).copied().collect();
+            assert!(!targets[4].services().contains(&services[3]), "seed {seed}");
             services.sort_unstable();
             assert_eq!(services, [0, 1, 2, 3], "seed {seed}");
             let is_near =
                 |target: &Target| matches!(target, Target::Instance(_, number) if region_of(*number) == NEAR);
             assert!(targets[..4].iter().all(is_near), "seed {seed}: {targets:?}");
-            assert_eq!(targets[4..], [Target::Service(RECOMMENDATIONS), Target::Region(NEAR)]);
+            assert_eq!(targets[4..], [Target::Services(&GONE), Target::Region(NEAR)]);
         }
     }
 
@@ -220,7 +231,8 @@ mod tests {
             all.filter(|&(service, number)| target.is_hit(service, number)).count()
         };
         assert_eq!(hit(Target::Region(NEAR)), SERVICES.len() * NEAR_INSTANCES);
-        assert_eq!(hit(Target::Service(RECOMMENDATIONS)), INSTANCES);
+        assert_eq!(hit(Target::Services(&GONE)), 2 * INSTANCES);
+        assert_eq!(Target::Services(&GONE).services(), [PRICES, RECOMMENDATIONS]);
         assert_eq!(hit(Target::Instance(1, INSTANCES)), 1);
     }
 

@@ -1,6 +1,7 @@
 //! One instance of one of the shop's services, as the demo's child process.
 //!
-//! It answers `GET /<name>/...` and `POST /<name>` after a small seeded service time; the one named `shop` has the shop's page.
+//! It answers `GET /<name>/...` and `POST /<name>` after a small seeded service time; the one named `shop` has the shop's page,
+//! and the one named `flags` answers for feature flags.
 //! Its stdin is its leash and its
 //! control in one: a line changes its mood (`slow 50`, `fail 0.2`, `well`), and the end of the stream ends the process,
 //! so that it can't outlive whoever started it, however that one ended.
@@ -22,7 +23,7 @@ use seaworthy_core::{Rng, Seeded};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::children::STOREFRONT;
+use super::children::{FLAG_SERVICE, STOREFRONT};
 use super::{goods, ports};
 use crate::failure::Failure;
 use crate::out;
@@ -214,7 +215,7 @@ async fn answer(
     }
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
     let (name, below) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    if name != instance.name {
+    if name != first_part(&instance.name) {
         return Ok(reply(StatusCode::NOT_FOUND, "{\"error\":\"no such thing in this shop\"}".to_owned()));
     }
     if Limited::new(body, LARGEST_BODY).collect().await.is_err() {
@@ -225,15 +226,34 @@ async fn answer(
     if fails {
         return Ok(reply(StatusCode::INTERNAL_SERVER_ERROR, "{\"error\":\"out of luck\"}".to_owned()));
     }
-    if name == STOREFRONT && below.is_empty() {
+    if instance.name == STOREFRONT && below.is_empty() {
         return Ok(page());
+    }
+    if instance.name == FLAG_SERVICE {
+        return Ok(flag(below));
     }
     Ok(match head.method {
         Method::POST => {
             reply(StatusCode::CREATED, instance.signed(json!({ "placed": instance.next_order() })))
         }
-        _ => reply(StatusCode::OK, instance.signed(said(name, below))),
+        _ => reply(StatusCode::OK, instance.signed(said(&instance.name, below))),
     })
+}
+
+/// What the paths of a service begin with: its name, unless it speaks a protocol that says otherwise.
+fn first_part(service: &str) -> &str {
+    if service == FLAG_SERVICE { "ofrep" } else { service }
+}
+
+/// A flag's value, as the protocol has it (OFREP 0.2): the new checkout is for everybody, and there is nothing else.
+fn flag(below: &str) -> Response<Full<Bytes>> {
+    if below == "v1/evaluate/flags/new-checkout" {
+        let on = json!({ "key": "new-checkout", "value": true, "variant": "on", "reason": "STATIC" });
+        return reply(StatusCode::OK, on.to_string());
+    }
+    let unknown =
+        json!({ "errorCode": "FLAG_NOT_FOUND", "errorDetails": "the shop has one flag, new-checkout" });
+    reply(StatusCode::NOT_FOUND, unknown.to_string())
 }
 
 /// What a service says to a question.

@@ -18,7 +18,7 @@ use seaworthy_core::{Rng, Seeded};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::children::{Addresses, NEAR_INSTANCES, ORDERS, SERVICES};
+use super::children::{Addresses, NEAR_INSTANCES, ORDERS, PRICES, SERVICES};
 use crate::client::Pool;
 
 /// Which way a call went.
@@ -154,7 +154,7 @@ impl Wish {
     async fn ask(self, roads: &Roads, way: Way) -> Ending {
         let pool = roads.pool(way, self.service);
         let name = SERVICES[self.service];
-        let item = self.item;
+        let item = if self.service == PRICES { self.item % DEPARTMENTS } else { self.item };
         let answer = async {
             match self.kind {
                 Kind::Read => pool.call(Method::GET, &format!("/{name}/{item}"), Bytes::new()).await,
@@ -174,6 +174,8 @@ impl Wish {
     }
 }
 
+/// How many price lists there are, of which each is asked for about twice a second.
+const DEPARTMENTS: u64 = 20;
 /// How long a customer waits. The services answer in 5 ms, and in a quarter of a second when slow: a second is patient,
 /// and still shorter than the shortest demo keeps an instance frozen.
 pub(super) const CLIENT_TIMEOUT: Duration = Duration::from_secs(1);

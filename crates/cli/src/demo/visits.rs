@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::Method;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -23,6 +23,8 @@ use crate::out::Ink;
 enum Part {
     Page,
     Recommendations,
+    Prices,
+    Flag,
 }
 
 /// What the visitor saw of a part.
@@ -58,20 +60,24 @@ struct Count {
 }
 
 impl Part {
-    const ALL: [Self; 2] = [Self::Page, Self::Recommendations];
+    const ALL: [Self; 4] = [Self::Page, Self::Recommendations, Self::Prices, Self::Flag];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Page => "the page itself",
             Self::Recommendations => "recommendations",
+            Self::Prices => "price list",
+            Self::Flag => "new checkout, a flag",
         }
     }
 
     /// What the visitor is shown in its place, where there is something.
     const fn instead(self) -> &'static str {
         match self {
-            Self::Page => "",
+            Self::Page => "the page as it was",
             Self::Recommendations => "popular items instead",
+            Self::Prices => "the last list, and when it was updated",
+            Self::Flag => "off, the cautious default",
         }
     }
 
@@ -80,8 +86,17 @@ impl Part {
         let path = match self {
             Self::Page => "/shop".to_owned(),
             Self::Recommendations => format!("/recommendations/{number}"),
+            Self::Prices => "/prices/0".to_owned(),
+            Self::Flag => "/ofrep/v1/evaluate/flags/new-checkout".to_owned(),
         };
-        let call = pool.call(Method::GET, &path, Bytes::new());
+        let (method, body) = match self {
+            Self::Flag => {
+                let asked = json!({ "context": { "targetingKey": format!("visitor-{number}") } });
+                (Method::POST, Bytes::from(asked.to_string()))
+            }
+            _ => (Method::GET, Bytes::new()),
+        };
+        let call = pool.call(method, &path, body);
         match tokio::time::timeout(CLIENT_TIMEOUT, call).await {
             Ok(Ok(answer)) if answer.status.is_success() => self.sight(&answer),
             _ => Sight::Failed,
@@ -109,6 +124,13 @@ impl Part {
                 let has_items = answer["items"].as_array().is_some_and(|items| !items.is_empty());
                 kind == Some("static") || (has_items && answer["service"] == by)
             }
+            Self::Prices => {
+                let answer = json();
+                let has_items = answer["items"].as_array().is_some_and(|items| !items.is_empty());
+                has_items && answer["last_updated"].is_string() == kind.is_some()
+            }
+            // Nobody has ever asked for this visitor, so nothing but the default can stand in.
+            Self::Flag => json()["value"] == Value::Bool(kind.is_none()),
         }
     }
 }
@@ -202,6 +224,15 @@ mod tests {
         assert_eq!(sight(Part::Recommendations, popular, None), Sight::Failed);
         assert_eq!(sight(Part::Recommendations, own, Some("upstream")), Sight::Failed);
         assert_eq!(sight(Part::Recommendations, "{}", None), Sight::Failed);
+        let (new, old) = (r#"{"items":[1]}"#, r#"{"items":[1],"last_updated":"2026-01-01T00:00:00Z"}"#);
+        let stale = Sight::Instead("stale".to_owned());
+        assert_eq!(
+            (sight(Part::Prices, new, None), sight(Part::Prices, old, Some("stale"))),
+            (Sight::Whole, stale)
+        );
+        assert_eq!(sight(Part::Prices, new, Some("stale")), Sight::Failed);
+        assert_eq!(sight(Part::Flag, r#"{"value":true}"#, None), Sight::Whole);
+        assert_eq!(sight(Part::Flag, r#"{"value":true}"#, Some("flags")), Sight::Failed);
         assert_eq!(sight(Part::Page, "nonsense", None), Sight::Failed);
     }
 
