@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use http::{Method, Request, Response};
+use seaworthy::caller::FromExtensions;
 use seaworthy::classify::{Classify, Http};
 use seaworthy::core::call::{budget, hedge, retry};
-use seaworthy::core::gate::limit;
-use seaworthy::layer::{Breaker, Hedge, Limit, Retry, Standard, Timeout};
-use seaworthy::{Error, Failure, Mode, Outcome, Pipeline, Policy, Reason};
+use seaworthy::core::gate::{limit, queue, rate};
+use seaworthy::layer::{Breaker, Hedge, Limit, Queue, Rate, Retry, Standard, Throttle, Timeout};
+use seaworthy::{Caller, Criticality, Error, Failure, Mode, Outcome, Pipeline, Policy, Reason};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 type Reply = Result<Response<()>, &'static str>;
@@ -186,4 +187,65 @@ async fn the_fallback_layer_answers_for_failures_only_and_may_pass_them_on() {
     }
     let error = service.ready().await.unwrap().call(request(Method::GET)).await.unwrap_err();
     assert_eq!(error.rejection().unwrap().reason, Reason::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rate_layer_tells_callers_apart() {
+    let numbers = rate::Config { burst: 1, ..Default::default() };
+    let by_host = |request: &Request<()>| Caller::default().client(request.uri().host());
+    let calls = Arc::new(AtomicU32::new(0));
+    let mut service = Rate::new(numbers).unwrap().callers(by_host).layer(counting(&calls, |_| status(200)));
+    let to = |host: &str| Request::builder().uri(format!("http://{host}/")).body(()).unwrap();
+    service.ready().await.unwrap().call(to("one")).await.unwrap();
+    let error = service.ready().await.unwrap().call(to("one")).await.unwrap_err();
+    let rejection = error.rejection().unwrap();
+    assert_eq!((rejection.policy, rejection.reason), (Policy::Rate, Reason::RateExceeded));
+    service.ready().await.unwrap().call(to("two")).await.unwrap();
+    tokio::time::sleep(error.retry_after().unwrap()).await;
+    service.ready().await.unwrap().call(to("one")).await.unwrap();
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
+}
+
+/// Who reads the credentials knows the caller, and need not be who holds the queue.
+#[tokio::test(start_paused = true)]
+async fn the_queue_layer_reads_whose_a_request_is_and_serves_the_critical_first() {
+    let numbers = (limit::Config { max_in_flight: 1, ..Default::default() }, queue::Config::default());
+    let layer = Queue::new(numbers).unwrap().callers(FromExtensions);
+    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = order.clone();
+    let service = layer.layer(service_fn(move |request: Request<()>| {
+        seen.lock().unwrap().push(request.extensions().get::<Caller>().copied());
+        async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            status(200)
+        }
+    }));
+    let sheddable = Some(Caller::new(Criticality::Sheddable));
+    let plus = Some(Caller::new(Criticality::CriticalPlus));
+    let send = |caller: Option<Caller>| {
+        let mut service = service.clone();
+        let mut request = request(Method::GET);
+        caller.map(|caller| request.extensions_mut().insert(caller));
+        async move { service.ready().await.unwrap().call(request).await.unwrap() }
+    };
+    tokio::join!(send(sheddable), send(sheddable), send(None), send(plus));
+    assert_eq!(*order.lock().unwrap(), [sheddable, plus, None, sheddable]);
+    assert_eq!(layer.pipeline().snapshot().queue.served, [1, 1, 0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_throttle_layer_stops_sending_what_is_answered_429() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let layer = Throttle::new(Default::default()).unwrap().classified(Http);
+    let mut service = layer.layer(counting(&calls, |_| status(429)));
+    let mut throttled = 0;
+    for _ in 0..5_000 {
+        if let Err(error) = service.ready().await.unwrap().call(request(Method::GET)).await {
+            assert_eq!(error.rejection().unwrap().policy, Policy::Throttle);
+            throttled += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(throttled > 3_500, "{throttled}");
+    assert_eq!(calls.load(Ordering::Relaxed) + throttled, 5_000);
 }
