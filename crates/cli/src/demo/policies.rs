@@ -95,6 +95,13 @@ impl Instead {
         self.stale + self.upstream + self.fixed + self.flags
     }
 
+    fn words(self) -> String {
+        let Self { stale, upstream, fixed, flags } = self;
+        format!(
+            "answers with a stand-in: {stale} the last good, {upstream} another's, {fixed} fixed, {flags} flags"
+        )
+    }
+
     /// What was counted after `before`.
     const fn since(self, before: Self) -> Self {
         Self {
@@ -143,11 +150,7 @@ impl Counters {
                 format!("times opened; {} attempts spared", self.refused_by_breakers),
             ),
             ("rejections", self.rejections, "calls refused".to_owned()),
-            (
-                "degraded",
-                self.instead.sum(),
-                "answers that stood in for a service's own, and said so".to_owned(),
-            ),
+            ("degraded", self.instead.sum(), self.instead.words()),
         ];
         let mut lines = vec![Ink::Strong.on(colour, "  what Seaworthy did")];
         lines.extend(

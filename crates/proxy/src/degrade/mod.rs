@@ -19,7 +19,6 @@
 //! to requests with a cookie, unless they say how long they last or that they vary by it. So a page that was made for somebody
 //! is not shown to another because its origin said nothing.
 
-
 mod directives;
 mod entry;
 mod flight;
