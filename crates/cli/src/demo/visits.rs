@@ -75,7 +75,7 @@ impl Part {
     const fn instead(self) -> &'static str {
         match self {
             Self::Page => "the page as it was",
-            Self::Recommendations => "popular items instead",
+            Self::Recommendations => "popular items instead, else an empty list",
             Self::Prices => "the last list, and when it was updated",
             Self::Flag => "off, the cautious default",
         }
