@@ -21,10 +21,7 @@ struct Dns {
 
 impl Dns {
     fn start(name: &str, addresses: &[&str]) -> Self {
-        let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        let port = udp.local_addr().expect("an address").port();
-        drop(udp);
-        let mut dns = Self { port, hosts: common::file(name, ""), process: None };
+        let mut dns = Self { port: free_port(), hosts: common::file(name, ""), process: None };
         dns.name(addresses);
         dns.resume();
         dns
@@ -61,6 +58,16 @@ impl Dns {
     fn stop(&mut self) {
         self.process = None;
     }
+}
+
+/// A port that is free for both of the protocols that DNS is spoken over: what connects to somebody else may have either.
+fn free_port() -> u16 {
+    let free = || {
+        let udp = UdpSocket::bind("127.0.0.1:0").ok()?;
+        let address = udp.local_addr().ok()?;
+        TcpListener::bind(address).ok().map(|_| address.port())
+    };
+    (0..100).find_map(|_| free()).expect("a free port")
 }
 
 /// The proxy's endpoints.
