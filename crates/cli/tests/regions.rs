@@ -106,7 +106,9 @@ fn a_region_that_vanishes_costs_next_to_nothing_and_returns_gradually() {
     let toml = shop(
         &near,
         &far,
-        "[upstream.shop.limit]\nper_region = 200\n[upstream.shop.bulkhead]\nconcurrency = 400\n[upstream.shop.budget]\nburst = 500\n",
+        // After a minute the waits of the breakers would be a minute as well, and the return longer than the test has patience.
+        "[upstream.shop.limit]\nper_region = 200\n[upstream.shop.bulkhead]\nconcurrency = 400\n[upstream.shop.budget]\nburst = 500\n\
+         [upstream.shop.breaker]\nopen_at_most = \"10s\"\n",
     );
     let proxy = Proxy::start("vanishes.toml", &toml);
     let stream = Stream::start(proxy.address, 200);
