@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use seaworthy::classify::Http;
@@ -18,7 +19,7 @@ use crate::client::Client;
 use crate::download::Download;
 use crate::driver::{Driver, Ending};
 use crate::entrance::Way;
-use crate::flagged::{Flagged, read};
+use crate::flagged::Flagged;
 use crate::flags::{MOST_CONTEXT_BYTES, Question};
 use crate::head::{Asked, Refusal};
 use crate::instead::Instead;
@@ -40,39 +41,42 @@ pub(crate) async fn serve(
         Ok(arrived) => arrived,
         Err(response) => return Ok(*response),
     };
-    if arrived.kept.is_some() {
+    if arrived.affair.kept.is_some() {
         return Ok(Box::pin(arrived.kept_or_asked()).await);
     }
     Ok(arrived.asked().await)
 }
 
+/// What stays with a call whatever becomes of it, once its route is known.
+pub(crate) struct Affair {
+    pub ledger: Box<Ledger>,
+    pub way: Way,
+    pub asking: Asking,
+    /// When it is over for its caller, however far it has come.
+    deadline: Option<Instant>,
+    /// How long the caller waits, if it said so.
+    pub patience: Option<Duration>,
+    /// What it asks a flag service, if it does.
+    question: Option<Question>,
+    /// The answers that its route keeps, if it keeps any.
+    pub kept: Option<Box<Kept>>,
+    pub manner: Manner,
+    /// What was decided so far.
+    pub why: Why,
+}
+
 /// A call whose route is known.
 struct Arrived {
-    ledger: Box<Ledger>,
+    affair: Affair,
     asked: Asked,
-    way: Way,
-    asking: Asking,
     /// `None` of a call that the proxy makes by itself.
     body: Option<Incoming>,
-    /// The answers that its route keeps, if it keeps any.
-    kept: Option<Box<Kept>>,
-    why: Why,
 }
 
 /// A call on its way.
 struct Running {
-    ledger: Box<Ledger>,
-    way: Way,
-    asking: Asking,
-    /// How long the caller waits, if it said so.
-    patience: Option<Duration>,
-    /// What it asks a flag service.
-    question: Option<Question>,
-    kept: Option<Box<Kept>>,
+    affair: Affair,
     driver: Driver,
-    manner: Manner,
-    /// What was decided before it was on its way.
-    why: Why,
 }
 
 /// Reads the request and finds where it goes, or answers it at once.
@@ -107,13 +111,24 @@ fn begin(client: Rc<Client>, request: Request<Incoming>) -> Result<Arrived, Box<
         let refusal = Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, detail: TOO_LONG };
         return Err(Box::new(refuse(ledger, refusal, &asked.id, asked.grpc)));
     }
+    let deadline = deadline(home, &ledger, route, &asked);
     let asking = Asking {
         criticality: standing::criticality(route, &asked, &client),
         client: standing::caller(route, &asked, &client),
-        deadline: latest_start(home, way, deadline(home, &ledger, route, &asked)),
+        deadline: latest_start(home, way, deadline),
     };
-    let kept = Kept::of(home, route, &asked).map(Box::new);
-    Ok(Arrived { ledger, asked, way, asking, body: Some(body), kept, why: Why::new() })
+    let affair = Affair {
+        way,
+        asking,
+        deadline,
+        patience: asked.patience,
+        question: question(home, way, &asked),
+        kept: Kept::of(home, route, &asked).map(Box::new),
+        manner: Manner::of(&asked),
+        why: Why::new(),
+        ledger,
+    };
+    Ok(Arrived { affair, asked, body: Some(body) })
 }
 
 fn refuse(mut ledger: Box<Ledger>, refusal: Refusal, id: &HeaderValue, grpc: bool) -> Response<Download> {
@@ -140,35 +155,45 @@ fn latest_start(home: &Worker, way: Way, deadline: Option<Instant>) -> Option<In
 impl Arrived {
     /// What is kept, if it serves; else what the upstream says.
     async fn kept_or_asked(mut self) -> Response<Download> {
-        let Some(kept) = &mut self.kept else { return self.asked().await };
-        let served = kept.look().await;
-        match served {
+        let Some(kept) = &mut self.affair.kept else { return self.asked().await };
+        match kept.look().await {
             Serve::Ask => {
                 kept.ask_whether_good(&mut self.asked.headers);
                 self.asked().await
             }
-            Serve::Kept(response) => Manner::of(&self.asked).own(self.ledger, response, self.why),
+            Serve::Kept(response) => {
+                let Affair { ledger, manner, why, .. } = self.affair;
+                manner.own(ledger, response, why)
+            }
             Serve::Refreshing(response) => {
                 kept.ask_whether_good(&mut self.asked.headers);
-                let client = self.ledger.client.clone();
-                let (home, manner) = (client.home.clone(), Manner::of(&self.asked));
-                // The books of the client's call are closed with the answer that it gets; the refreshing has its own.
-                let mut own = Ledger::new(client);
-                own.way = self.ledger.way;
-                let ledger = std::mem::replace(&mut self.ledger, own);
-                self.body = None;
-                tokio::task::spawn_local(timed(home, async move {
-                    // Reading it to its end is what keeps it.
-                    drop(read(self.asked().await.into_body()).await);
-                }));
-                manner.own(ledger, response, Why::new())
+                self.refresh(response)
             }
         }
     }
 
+    /// Answers with `response`, and asks the upstream behind the client's back.
+    fn refresh(mut self, response: Response<Bytes>) -> Response<Download> {
+        let affair = &mut self.affair;
+        let client = affair.ledger.client.clone();
+        let home = client.home.clone();
+        // The books of the client's call are closed with the answer that it gets; the refreshing has its own.
+        let mut own = Ledger::new(client);
+        own.way = affair.ledger.way;
+        affair.deadline = deadline(&home, &own, affair.way.route, &self.asked);
+        let manner = Manner::of(&self.asked);
+        let ledger = std::mem::replace(&mut affair.ledger, own);
+        self.body = None;
+        tokio::task::spawn_local(timed(home, async move {
+            // Its passing by is what keeps it.
+            self.asked().await.into_body().drain().await;
+        }));
+        manner.own(ledger, response, Why::new())
+    }
+
     /// What the upstream says.
     async fn asked(mut self) -> Response<Download> {
-        if let Err(rejection) = self.enter().await {
+        if let Err(rejection) = self.affair.enter().await {
             return self.refused(rejection).await;
         }
         let mut running = self.start();
@@ -176,6 +201,56 @@ impl Arrived {
         running.finish(ending).await
     }
 
+    /// The answer to a call that a rate or a door refused.
+    async fn refused(self, rejection: Rejection) -> Response<Download> {
+        let Self { mut affair, asked, body } = self;
+        let home = affair.ledger.client.home.clone();
+        affair.note(What::Rejected(rejection));
+        let ending = Ending::Rejected(rejection);
+        if let Some(question) = affair.question.take() {
+            let tape = tape(&home, body, MOST_CONTEXT_BYTES);
+            return Box::pin(Flagged { affair, question, tape }.answer(ending)).await;
+        }
+        if home.site.config.routes[affair.way.route].degrade.is_empty() {
+            return affair.manner.conclude(affair.ledger, &ending, affair.why);
+        }
+        // What nobody has begun to read can be sent to another upstream.
+        let tape = tape(&home, body, home.site.config.limits.body_replay_bytes as usize);
+        let outgoing = Outgoing::new(&home, affair.way.upstream, asked, affair.asking.criticality);
+        Box::pin(Instead { affair, outgoing, tape, ending }.answer()).await
+    }
+
+    /// Starts the call.
+    fn start(self) -> Running {
+        let Self { affair, mut asked, body } = self;
+        let home = &affair.ledger.client.home;
+        let (now, route, upstream) = (home.clock().now(), affair.way.route, affair.way.upstream);
+        let mut repeat = repeat(home, route, &asked);
+        if affair.question.is_some() {
+            // Its answer is read here; and evaluating a flag changes nothing.
+            asked.headers.remove(header::ACCEPT_ENCODING);
+            repeat = if repeat == Repeat::Never && !asked.is_repeat { Repeat::Safe } else { repeat };
+        }
+        let start = Start { deadline: affair.deadline, repeat, seed: home.ids.borrow_mut().draw() };
+        let commons = &home.service(upstream).commons;
+        let call = Call::start(home.plan(route), now, start, &mut { commons });
+        let most = if affair.question.is_some() {
+            MOST_CONTEXT_BYTES
+        } else if repeat == Repeat::Never {
+            0
+        } else {
+            home.site.config.limits.body_replay_bytes as usize
+        };
+        let tape = tape(home, body, most);
+        let key = standing::together(upstream, &asked, &affair.ledger.client);
+        let wish = Wish::new(key, repeat != Repeat::Never, affair.asking.criticality);
+        let outgoing = Outgoing::new(home, upstream, asked, affair.asking.criticality);
+        let driver = Driver::new(home.clone(), upstream, call, outgoing, tape, wish);
+        Running { affair, driver }
+    }
+}
+
+impl Affair {
     /// Waits until the rates and every door have let the call in.
     async fn enter(&mut self) -> Result<(), Rejection> {
         let home = self.ledger.client.home.clone();
@@ -189,71 +264,10 @@ impl Arrived {
         self.ledger.pass.enter(&home, self.way, self.asking, &mut self.why).await
     }
 
-    /// The answer to a call that a door refused.
-    async fn refused(mut self, rejection: Rejection) -> Response<Download> {
-        let home = self.ledger.client.home.clone();
-        self.why.note(home.clock().now().since(self.ledger.started), 0, What::Rejected(rejection));
-        let manner = Manner::of(&self.asked);
-        if let Some(question) = question(&home, self.way, &self.asked) {
-            let tape = tape(&home, self.body, MOST_CONTEXT_BYTES);
-            let Self { ledger, way, why, .. } = self;
-            let flagged = Flagged { home, ledger, manner, way, question, tape, why };
-            return Box::pin(flagged.answer(Ending::Rejected(rejection))).await;
-        }
-        if home.site.config.routes[self.way.route].degrade.is_empty() {
-            return manner.conclude(self.ledger, &Ending::Rejected(rejection), self.why);
-        }
-        let patience = self.asked.patience;
-        // What nobody has begun to read can be sent to another upstream.
-        let tape = tape(&home, self.body, home.site.config.limits.body_replay_bytes as usize);
-        let outgoing = Outgoing::new(&home, self.way.upstream, self.asked, self.asking.criticality);
-        let Self { ledger, way, asking, kept, why, .. } = self;
-        let instead = Instead {
-            ledger,
-            manner,
-            why,
-            way,
-            asking,
-            outgoing,
-            tape,
-            patience,
-            kept,
-            rejection: Some(rejection),
-        };
-        Box::pin(instead.answer()).await
-    }
-
-    /// Starts the call.
-    fn start(self) -> Running {
-        let Self { ledger, mut asked, way, asking, body, kept, why } = self;
-        let home = &ledger.client.home;
-        let (now, upstream) = (home.clock().now(), way.upstream);
-        let manner = Manner::of(&asked);
-        let question = question(home, way, &asked);
-        let mut repeat = repeat(home, way.route, &asked);
-        if question.is_some() {
-            // Its answer is read here; and evaluating a flag changes nothing.
-            asked.headers.remove(header::ACCEPT_ENCODING);
-            repeat = if repeat == Repeat::Never && !asked.is_repeat { Repeat::Safe } else { repeat };
-        }
-        let patience = asked.patience;
-        let deadline = deadline(home, &ledger, way.route, &asked);
-        let start = Start { deadline, repeat, seed: home.ids.borrow_mut().draw() };
-        let commons = &home.service(upstream).commons;
-        let call = Call::start(home.plan(way.route), now, start, &mut { commons });
-        let most = if question.is_some() {
-            MOST_CONTEXT_BYTES
-        } else if repeat == Repeat::Never {
-            0
-        } else {
-            home.site.config.limits.body_replay_bytes as usize
-        };
-        let tape = tape(home, body, most);
-        let key = standing::together(upstream, &asked, &ledger.client);
-        let wish = Wish::new(key, repeat != Repeat::Never, asking.criticality);
-        let outgoing = Outgoing::new(home, upstream, asked, asking.criticality);
-        let driver = Driver::new(home.clone(), upstream, call, outgoing, tape, wish);
-        Running { ledger, way, asking, patience, question, kept, driver, manner, why }
+    /// Notes what was decided about the whole call.
+    pub(crate) fn note(&mut self, what: What) {
+        let now = self.ledger.client.home.clock().now();
+        self.why.note(now.since(self.ledger.started), 0, what);
     }
 }
 
@@ -265,17 +279,17 @@ fn tape(home: &Rc<Worker>, body: Option<Incoming>, kept: usize) -> Option<Rc<Tap
 impl Running {
     /// The answer to the client.
     async fn finish(self, ending: Ending) -> Response<Download> {
-        let Self { mut ledger, way, asking, patience, question, mut kept, driver, manner, mut why } = self;
-        ledger.attempts = driver.attempts();
-        why.extend(driver.why());
-        if let Some(question) = question {
-            ledger.outcome = driver.last;
-            let (home, (_, tape)) = (ledger.client.home.clone(), driver.spare());
-            let flagged = Flagged { home, ledger, manner, way, question, tape, why };
-            return Box::pin(flagged.answer(ending)).await;
+        let Self { mut affair, driver } = self;
+        affair.ledger.attempts = driver.attempts();
+        affair.why.extend(driver.why());
+        if let Some(question) = affair.question.take() {
+            affair.ledger.outcome = driver.last;
+            let (_, tape) = driver.spare();
+            return Box::pin(Flagged { affair, question, tape }.answer(ending)).await;
         }
         match ending {
-            Ending::Answer(answer, leg) if manner.takes(&answer) => {
+            Ending::Answer(answer, leg) if affair.manner.takes(&answer) => {
+                let Affair { ledger, way, mut kept, manner, why, .. } = affair;
                 if leg.outcome == Outcome::Success {
                     ledger.client.home.site.routes[way.route].degraded.over();
                 }
@@ -288,23 +302,11 @@ impl Running {
                 good.map_or(forwarded, |good| good.map(Download::own))
             }
             Ending::Fallback => {
-                ledger.outcome = driver.last;
+                affair.ledger.outcome = driver.last;
                 let (outgoing, tape) = driver.spare();
-                let instead = Instead {
-                    ledger,
-                    manner,
-                    why,
-                    way,
-                    asking,
-                    outgoing,
-                    tape,
-                    patience,
-                    kept,
-                    rejection: None,
-                };
-                Box::pin(instead.answer()).await
+                Box::pin(Instead { affair, outgoing, tape, ending }.answer()).await
             }
-            other => manner.conclude(ledger, &other, why),
+            other => affair.manner.conclude(affair.ledger, &other, affair.why),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! ended the connection goes back to its pool. A slow client doesn't poll, so the upstream is not read: that is all the
 //! back-pressure there needs to be.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -74,6 +75,11 @@ impl Download {
     /// A body of our own.
     pub(crate) const fn own(bytes: Bytes) -> Self {
         Self::Own(bytes)
+    }
+
+    /// Reads it to its end, for what reading it brings about.
+    pub(crate) async fn drain(mut self) {
+        while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {}
     }
 
     /// An upstream's body. If it is there already, as most small ones are, its connection is given back at once.

@@ -7,34 +7,29 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, header};
 use hyper::body::Body;
-use seaworthy_core::Why;
 
+use crate::call::Affair;
 use crate::download::Download;
 use crate::driver::Ending;
 use crate::entrance::Way;
 use crate::flags::{FlagRoute, Lesson, MOST_ANSWER_BYTES, Question, Which};
 use crate::instead::{mark, reason};
-use crate::ledger::Ledger;
-use crate::manner::Manner;
 use crate::tally::Degraded;
 use crate::tape::Tape;
 use crate::worker::Worker;
 
 /// A question to a flag service that has had its turn.
 pub(crate) struct Flagged {
-    pub home: Rc<Worker>,
-    pub ledger: Box<Ledger>,
-    pub manner: Manner,
-    pub way: Way,
+    pub affair: Affair,
     pub question: Question,
     pub tape: Option<Rc<Tape>>,
-    pub why: Why,
 }
 
 impl Flagged {
     /// The service's answer, or what stands in for it.
     pub(crate) async fn answer(self, ending: Ending) -> Response<Download> {
-        let Self { home, mut ledger, manner, way, question, tape, why } = self;
+        let Self { affair: Affair { mut ledger, way, manner, why, .. }, question, tape } = self;
+        let home = ledger.client.home.clone();
         let Some(flags) = &home.site.routes[way.route].flags else {
             return manner.conclude(ledger, &ending, why);
         };
@@ -96,7 +91,7 @@ impl StandsIn<'_> {
 }
 
 /// The whole of an answer; `None` if it breaks off, or is longer than the answers that are remembered.
-pub(crate) async fn read(mut body: Download) -> Option<Bytes> {
+async fn read(mut body: Download) -> Option<Bytes> {
     let mut whole = BytesMut::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         if let Ok(data) = frame.ok()?.into_data() {

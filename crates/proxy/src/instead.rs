@@ -11,19 +11,17 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use seaworthy_config::{Degrade, Substitute};
 use seaworthy_core::call::{Call, Plan, Repeat, Start};
-use seaworthy_core::gate::queue::Asking;
-use seaworthy_core::{Rejection, What, Why};
+use seaworthy_core::{What, Why};
 
 use crate::answer::fixed;
 use crate::attempt::Answer;
+use crate::call::Affair;
 use crate::choice::Wish;
 use crate::download::Download;
 use crate::driver::{Driver, Ending};
 use crate::entrance::Way;
 use crate::journal::rfc3339;
-use crate::kept::Kept;
-use crate::ledger::{Ledger, Leg};
-use crate::manner::Manner;
+use crate::ledger::Leg;
 use crate::names;
 use crate::outgoing::Outgoing;
 use crate::tally::Degraded;
@@ -32,20 +30,12 @@ use crate::task::HasClock;
 
 /// A call whose upstream has no answer.
 pub(crate) struct Instead {
-    pub ledger: Box<Ledger>,
-    pub manner: Manner,
-    pub why: Why,
-    pub way: Way,
-    pub asking: Asking,
+    pub affair: Affair,
     /// What was asked for.
     pub outgoing: Outgoing,
     pub tape: Option<Rc<Tape>>,
-    /// How long the caller waits, if it said so.
-    pub patience: Option<Duration>,
-    /// The answers that its route keeps, if it keeps any.
-    pub kept: Option<Box<Kept>>,
-    /// The refusal that it ended with, if it was one of ours.
-    pub rejection: Option<Rejection>,
+    /// How it ends if there is nothing.
+    pub ending: Ending,
 }
 
 /// What serves instead.
@@ -59,14 +49,14 @@ enum Found {
 impl Instead {
     /// The first answer that the route has; if it has none, an honest error.
     pub(crate) async fn answer(mut self) -> Response<Download> {
-        let home = self.ledger.client.home.clone();
-        let route = self.way.route;
-        let reason = reason(&self.why);
+        let home = self.affair.ledger.client.home.clone();
+        let route = self.affair.way.route;
+        let reason = reason(&self.affair.why);
         let since = home.site.routes[route].degraded.begin();
         for degrade in &home.site.config.routes[route].degrade {
             let (kind, found) = match degrade {
                 Degrade::Stale(_) => {
-                    let stale = self.kept.as_ref().and_then(|kept| kept.on_error(&reason));
+                    let stale = self.affair.kept.as_ref().and_then(|kept| kept.on_error(&reason));
                     (Degraded::Stale, stale.map(Found::Own))
                 }
                 Degrade::Upstream(substitute) => (Degraded::Upstream, self.substitute(substitute).await),
@@ -80,14 +70,15 @@ impl Instead {
             if kind != Degraded::Stale {
                 mark(found.headers(), kind.name(), &reason, since);
             }
-            self.ledger.degraded = Some(kind);
-            if self.why.notes().last().is_none_or(|last| last.what != What::FellBack) {
-                self.why.note(home.clock().now().since(self.ledger.started), 0, What::FellBack);
+            let mut affair = self.affair;
+            affair.ledger.degraded = Some(kind);
+            if affair.why.notes().last().is_none_or(|last| last.what != What::FellBack) {
+                affair.note(What::FellBack);
             }
-            return answered(self.ledger, &self.manner, self.why, found).await;
+            return answered(affair, found).await;
         }
-        let ending = self.rejection.map_or(Ending::Fallback, Ending::Rejected);
-        self.manner.conclude(self.ledger, &ending, self.why)
+        let Affair { ledger, manner, why, .. } = self.affair;
+        manner.conclude(ledger, &self.ending, why)
     }
 
     /// Another upstream's answer, if it has a good one.
@@ -96,23 +87,23 @@ impl Instead {
         if self.tape.as_ref().is_some_and(|tape| !tape.can_restart()) {
             return None;
         }
-        let (home, upstream) = (self.ledger.client.home.clone(), substitute.upstream);
-        let way = Way { upstream, ..self.way };
-        self.ledger.turn(way, self.asking, &mut self.why).await.ok()?;
+        let Affair { ledger, way, asking, patience, why, .. } = &mut self.affair;
+        let (home, upstream) = (ledger.client.home.clone(), substitute.upstream);
+        ledger.turn(Way { upstream, ..*way }, *asking, why).await.ok()?;
         let (commons, config) = (&home.service(upstream).commons, &home.site.config.upstreams[upstream]);
         let start = Start {
             // Its own time: what the route had is spent. The caller's is not ours to spend.
-            deadline: self.patience.map(|patience| self.ledger.started.plus(patience)),
+            deadline: patience.map(|patience| ledger.started.plus(patience)),
             repeat: Repeat::Never,
             seed: home.ids.borrow_mut().draw(),
         };
         let call = Call::start(Plan::new(&config.call), home.clock().now(), start, &mut { commons });
         let outgoing = self.outgoing.again(upstream, substitute.path.as_deref());
-        let wish = Wish::new(None, false, self.asking.criticality);
+        let wish = Wish::new(None, false, asking.criticality);
         let mut driver = Driver::new(home.clone(), upstream, call, outgoing, self.tape.clone(), wish);
         let ending = driver.run().await;
-        self.why.extend(driver.why());
-        self.ledger.attempts = self.ledger.attempts.saturating_add(driver.attempts());
+        why.extend(driver.why());
+        ledger.attempts = ledger.attempts.saturating_add(driver.attempts());
         match ending {
             Ending::Answer(answer, leg) if answer.parts.status.is_success() => {
                 Some(Found::Answer(answer, leg))
@@ -131,7 +122,8 @@ impl Found {
     }
 }
 
-async fn answered(ledger: Box<Ledger>, manner: &Manner, why: Why, found: Found) -> Response<Download> {
+async fn answered(affair: Affair, found: Found) -> Response<Download> {
+    let Affair { ledger, manner, why, .. } = affair;
     match found {
         Found::Own(response) => manner.own(ledger, response, why),
         Found::Answer(answer, leg) => manner.forwarded(ledger, answer, leg, why, None).await,
