@@ -33,6 +33,7 @@ impl Shelf {
 pub(crate) struct Kept {
     home: Rc<Worker>,
     route: usize,
+    rules: Rules,
     question: Question,
     /// What is there, but to be refreshed.
     stored: Option<Stored>,
@@ -53,12 +54,11 @@ pub(crate) enum Serve {
 impl Kept {
     /// If the route keeps answers.
     pub(crate) fn of(home: &Rc<Worker>, route: usize, asked: &Asked) -> Option<Self> {
-        stale(home, route)?;
-        if asked.grpc || asked.upgrade {
-            return None;
-        }
+        let stale = stale(home, route).filter(|_| !asked.grpc && !asked.upgrade)?;
+        let rules =
+            Rules { within: stale.within, serve_fresh: stale.serve_fresh, entry_bytes: stale.entry_bytes };
         let question = Question::of(&asked.method, &asked.host, &asked.target, &asked.headers);
-        Some(Self { home: home.clone(), route, question, stored: None, leader: None })
+        Some(Self { home: home.clone(), route, rules, question, stored: None, leader: None })
     }
 
     /// Looks for an answer. Of those who find one that must be refreshed first, one goes on and the others wait for it.
@@ -66,7 +66,7 @@ impl Kept {
         let mut has_waited = false;
         loop {
             let shelf = &self.home.site.shelf;
-            match shelf.store.look(self.now(), &self.question, &self.rules()) {
+            match shelf.store.look(self.now(), &self.question, &self.rules) {
                 Look::Fresh(stored) => return Serve::Kept(self.response(&stored, How::Kept)),
                 Look::Stale { stored, while_revalidate: true } => {
                     let response = self.response(&stored, How::Kept);
@@ -116,7 +116,7 @@ impl Kept {
     /// What keeps the upstream's answer while it streams by, if it may be kept.
     pub(crate) fn recorder(mut self, status: StatusCode, headers: &HeaderMap) -> Option<Box<Recorder>> {
         let store = &self.home.site.shelf.store;
-        let recorder = store.answered(self.now(), &self.question, &self.rules(), status, headers)?;
+        let recorder = store.answered(self.now(), &self.question, &self.rules, status, headers)?;
         Some(Box::new(match self.leader.take() {
             Some(leader) => recorder.for_all(leader),
             None => recorder,
@@ -125,7 +125,7 @@ impl Kept {
 
     /// The last good answer, if it may stand in for one that there is not, for this reason.
     pub(crate) fn on_error(&self, reason: &str) -> Option<Response<Bytes>> {
-        let stored = self.home.site.shelf.store.on_error(self.now(), &self.question, &self.rules())?;
+        let stored = self.home.site.shelf.store.on_error(self.now(), &self.question, &self.rules)?;
         Some(self.response(&stored, How::Degraded(reason)))
     }
 
@@ -134,12 +134,6 @@ impl Kept {
         let header = stale.and_then(|stale| stale.header.as_deref());
         let field = stale.and_then(|stale| stale.field.as_deref());
         stored.response(self.now(), &self.question, &Shown { how, header, field })
-    }
-
-    fn rules(&self) -> Rules {
-        let fallback = Stale::default();
-        let stale = stale(&self.home, self.route).unwrap_or(&fallback);
-        Rules { within: stale.within, serve_fresh: stale.serve_fresh, entry_bytes: stale.entry_bytes }
     }
 
     fn now(&self) -> Moment {

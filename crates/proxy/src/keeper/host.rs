@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use seaworthy::health::headroom::Sampler;
 use seaworthy_config::Level;
-use seaworthy_core::Instant;
 use seaworthy_core::gate::pressure::Change;
+use seaworthy_core::{Instant, Mode};
 
 use crate::site::Site;
 
@@ -22,7 +22,8 @@ impl Watch {
 
     /// Feels the pressure, if it is time.
     pub(super) fn look(&mut self, now: Instant, site: &Site) {
-        if now < self.next {
+        // Reading the host costs some file reads, which nobody needs who is not to act on them.
+        if now < self.next || site.config.pressure.mode == Mode::Off {
             return;
         }
         self.next = now.plus(FEEL_EVERY);
