@@ -5,10 +5,11 @@
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
+use seaworthy::clock::{self, rfc3339};
 use seaworthy_config::{Degrade, Substitute};
 use seaworthy_core::call::{Call, Plan, Repeat, Start};
 use seaworthy_core::{What, Why};
@@ -20,7 +21,6 @@ use crate::choice::Wish;
 use crate::download::Download;
 use crate::driver::{Driver, Ending};
 use crate::entrance::Way;
-use crate::journal::rfc3339;
 use crate::ledger::Leg;
 use crate::names;
 use crate::outgoing::Outgoing;
@@ -137,9 +137,7 @@ pub(crate) struct Since(AtomicU64);
 impl Since {
     /// The upstream has no answer. Since when, since 1970.
     pub(crate) fn begin(&self) -> Duration {
-        #[expect(clippy::disallowed_methods, reason = "people are told since when")]
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1);
+        let now_ms = u64::try_from(clock::wall().as_millis()).unwrap_or(u64::MAX).max(1);
         let since = self.0.compare_exchange(0, now_ms, Ordering::Relaxed, Ordering::Relaxed);
         Duration::from_millis(since.err().unwrap_or(now_ms))
     }

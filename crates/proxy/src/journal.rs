@@ -9,9 +9,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http::StatusCode;
+use seaworthy::clock::{self, rfc3339};
 use seaworthy_config::{Config, Format, Level};
 use seaworthy_core::Why;
 use seaworthy_core::gate::breaker::Change;
@@ -213,9 +214,7 @@ impl Text {
     }
 
     fn time(&mut self) {
-        #[expect(clippy::disallowed_methods, reason = "a log line tells people when it was written")]
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time = rfc3339(now);
+        let time = rfc3339(clock::wall());
         self.text("time", &time);
     }
 
@@ -248,22 +247,6 @@ impl Text {
     }
 }
 
-/// A time since 1970 as RFC 3339 writes it, to the millisecond. The date by Howard Hinnant, "chrono-Compatible Low-Level
-/// Date Algorithms", `civil_from_days`.
-pub(crate) fn rfc3339(since_1970: Duration) -> String {
-    let (seconds, ms) = (since_1970.as_secs(), since_1970.subsec_millis());
-    let days = seconds / 86_400 + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (h, m, s) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
-}
-
 /// Lines that wait for the writer at most: a second of a busy proxy, some ten megabytes.
 const QUEUE: usize = 16 * 1024;
 /// How late a line may be. In this time a worker can't fill the queue, and nobody who watches a log notices.
@@ -274,13 +257,6 @@ const BATCH: usize = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_written_as_rfc_3339_has_them() {
-        assert_eq!(rfc3339(Duration::ZERO), "1970-01-01T00:00:00.000Z");
-        assert_eq!(rfc3339(Duration::from_millis(951_782_400_123)), "2000-02-29T00:00:00.123Z");
-        assert_eq!(rfc3339(Duration::from_secs(4_102_444_799)), "2099-12-31T23:59:59.000Z");
-    }
 
     #[test]
     fn a_value_cannot_break_out_of_its_line() {

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{Response, StatusCode};
+use seaworthy::clock;
 use seaworthy_config::{Degrade, Stale};
 
 use crate::degrade::{
@@ -137,11 +138,7 @@ impl Kept {
     }
 
     fn now(&self) -> Moment {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "what is kept is dated by the wall clock, as headers are"
-        )]
-        let wall = SystemTime::now();
+        let wall = SystemTime::UNIX_EPOCH + clock::wall();
         Moment { wall, steady: self.home.clock().now() }
     }
 }

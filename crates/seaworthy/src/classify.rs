@@ -183,11 +183,7 @@ pub fn retry_after(headers: &HeaderMap) -> Pushback {
     if let Ok(seconds) = value.trim().parse() {
         return Pushback::After(Duration::from_secs(seconds));
     }
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a date in a header can only be compared with the wall clock"
-    )]
-    let now = SystemTime::now();
+    let now = SystemTime::UNIX_EPOCH + crate::clock::wall();
     match httpdate::parse_http_date(value) {
         Ok(date) => Pushback::After(date.duration_since(now).unwrap_or_default()),
         Err(_) => Pushback::Unsaid,

@@ -5,11 +5,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, Method, Response, StatusCode};
+use seaworthy::clock::rfc3339;
 use serde_json::{Map, Value};
 
 use super::entry::{Stored, single_date};
 use super::question::{Moment, Question};
-use crate::journal::rfc3339;
 use crate::names;
 
 /// How a stored answer came to be used.

@@ -13,10 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode, header};
+use seaworthy::clock;
 use seaworthy::flags::ofrep::{self, Asked};
-use seaworthy::flags::{
-    Answer, Fingerprint, Good, Keeper, KeeperConfig, Notice, Snapshot, Trouble, wall_clock,
-};
+use seaworthy::flags::{Answer, Fingerprint, Good, Keeper, KeeperConfig, Notice, Snapshot, Trouble};
 use serde_json::{Value, json};
 
 /// The flags of one route, shared by all workers.
@@ -137,7 +136,7 @@ impl FlagRoute {
         if let Some(refused) = question.refused(context_body) {
             return refused;
         }
-        let (now, context) = (wall_clock(), question.fingerprint(context_body));
+        let (now, context) = (clock::wall(), question.fingerprint(context_body));
         match &question.asked {
             Asked::One(flag) => self.one_instead(now, flag, context, reason),
             Asked::All => self.all_instead(now, context, reason),
@@ -157,7 +156,7 @@ impl FlagRoute {
     /// Remembers something, if it is known of whom.
     fn heard(&self, context: Option<Fingerprint>, remember: impl FnOnce(&Keeper, Duration, Fingerprint)) {
         if let Some(context) = context {
-            remember(&self.keeper, wall_clock(), context);
+            remember(&self.keeper, clock::wall(), context);
         }
     }
 

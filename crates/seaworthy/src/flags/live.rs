@@ -21,7 +21,6 @@ use super::answer::{Answer, Trouble};
 use super::context::Fingerprint;
 use super::keep::{self, Keeper, Notice};
 use super::source::{All, Source};
-use super::wall_clock;
 use crate::clock;
 use crate::error::Error;
 use crate::panic::message;
@@ -336,13 +335,13 @@ impl Flags {
     /// Why the service did not say; what was known stays.
     pub async fn refresh(&self, context: &Value) -> Result<usize, Trouble> {
         let fingerprint = Fingerprint::of(context);
-        let known = self.inner.keeper.last_of_all(wall_clock(), fingerprint).len();
+        let known = self.inner.keeper.last_of_all(clock::wall(), fingerprint).len();
         // What nobody remembers can't be unchanged.
         let tag = if known > 0 { self.inner.tags().get(&fingerprint).cloned() } else { None };
         let source = &self.inner.source;
         match self.inner.ask(|| source.evaluate_all(context, tag.as_deref())).await? {
             All::Unchanged => {
-                self.inner.keeper.confirm(wall_clock(), fingerprint);
+                self.inner.keeper.confirm(clock::wall(), fingerprint);
                 Ok(known)
             }
             All::Changed { tag, flags } => {
@@ -467,7 +466,7 @@ impl Inner {
 
     fn learn(&self, flag: &str, context: Fingerprint, said: &Result<Answer, Trouble>) {
         match said {
-            Ok(answer) => self.keeper.learn(wall_clock(), flag, context, answer),
+            Ok(answer) => self.keeper.learn(clock::wall(), flag, context, answer),
             Err(Trouble::NotFound) => self.keeper.forget(flag, context),
             Err(_) => {}
         }
@@ -483,7 +482,7 @@ impl Inner {
             }
         }
         self.keeper
-            .learn_all(wall_clock(), context, &answers, |flag| failed.iter().any(|failed| failed == flag));
+            .learn_all(clock::wall(), context, &answers, |flag| failed.iter().any(|failed| failed == flag));
     }
 
     fn remember(&self, context: Fingerprint, tag: Option<String>) {
@@ -502,7 +501,7 @@ impl Inner {
 
     /// What is known about `flag`, if it fits.
     fn last(&self, flag: &str, context: Fingerprint, fits: impl Fn(&Value) -> bool) -> Option<Evaluation> {
-        let now = wall_clock();
+        let now = clock::wall();
         let good = self.keeper.last(now, flag, context).filter(|good| fits(&good.value))?;
         Some(Evaluation {
             value: Some(good.value.clone()),

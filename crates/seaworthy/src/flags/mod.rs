@@ -42,16 +42,3 @@ pub use live::{Builder, Evaluation, Flags, Origin, State};
 pub use ofrep_client::{BadUrl, OfrepClient};
 #[cfg(feature = "flags")]
 pub use source::{All, Source};
-
-use std::time::{Duration, SystemTime};
-
-/// The time since 1970, as a [`Keeper`] is told it.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "it is stored and outlives the process; no policy decides by it"
-)]
-#[must_use]
-pub fn wall_clock() -> Duration {
-    // Before 1970 it is wrong anyway.
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
-}

@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -12,11 +12,13 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use open_feature::async_trait;
+use seaworthy_core::Pushback;
 use serde_json::Value;
 
 use super::answer::{Answer, Trouble};
 use super::ofrep::{self, Asked};
 use super::source::{All, Source};
+use crate::classify;
 
 /// A [`Source`] over plain HTTP/1.1: for a flag service in the same pod or network, or behind a proxy that adds TLS. Needs
 /// tokio's runtime.
@@ -116,16 +118,12 @@ impl Said {
     }
 }
 
-/// `Retry-After` in seconds or as a date of HTTP (RFC 9110, section 10.2.3). The protocol's own example, an RFC 3339 date, is
-/// none of these and is not known here.
+/// `Retry-After` as HTTP has it. The protocol's own example, an RFC 3339 date, is none of that and is not known here.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    match classify::retry_after(headers) {
+        Pushback::After(wait) => Some(wait),
+        Pushback::Unsaid | Pushback::Never => None,
     }
-    let date = httpdate::parse_http_date(text).ok()?;
-    let now = SystemTime::UNIX_EPOCH + super::wall_clock();
-    Some(date.duration_since(now).unwrap_or_default())
 }
 
 /// What an error says, with what caused it.

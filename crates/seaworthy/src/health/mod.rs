@@ -54,7 +54,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use seaworthy_core::Instant;
 
@@ -307,7 +307,7 @@ impl Entry {
             return kept;
         }
         let finding = self.check.run().await;
-        let kept = Kept { finding, run: before + 1, at: clock::now(), time: wall_clock() };
+        let kept = Kept { finding, run: before + 1, at: clock::now(), time: clock::wall() };
         *lock(&self.kept) = Some(kept.clone());
         kept
     }
@@ -357,13 +357,6 @@ async fn all(mut waiting: Vec<Telling>) -> Vec<Told> {
     })
     .await;
     told.into_iter().flatten().collect()
-}
-
-/// The time since 1970.
-#[expect(clippy::disallowed_methods, reason = "for people to read; what is kept goes by the monotonic clock")]
-fn wall_clock() -> Duration {
-    // Before 1970 it is wrong anyway.
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Locks `mutex`. Each change under these locks is one step, so what a panic leaves behind is whole.
