@@ -64,8 +64,9 @@ fn passed(printed: &str) -> usize {
 
 /// Every example runs to its end: Rust programs, and the files that the commands read.
 fn examples() -> Result<(), Failure> {
-    for (package, name) in programs()? {
-        run(&mut cargo(&["run", "--quiet", "--locked", "--package", &package, "--example", &name]))?;
+    for Program { package, name, features } in programs()? {
+        let mut command = cargo(&["run", "--quiet", "--locked", "--package", &package, "--example", &name]);
+        run(command.args(["--features", &features]))?;
     }
     let files = files(&root().join("examples"))?;
     for file in &files {
@@ -92,8 +93,14 @@ fn refused(command: &mut std::process::Command) -> Result<(), Failure> {
     }
 }
 
-/// The example programs of the workspace: package and name.
-fn programs() -> Result<Vec<(String, String)>, Failure> {
+/// An example program of the workspace, and the features it asks for, comma-separated.
+struct Program {
+    package: String,
+    name: String,
+    features: String,
+}
+
+fn programs() -> Result<Vec<Program>, Failure> {
     let text = read(&mut cargo(&["metadata", "--format-version", "1", "--no-deps", "--locked"]))?;
     let metadata: Value = serde_json::from_str(&text)
         .map_err(|error| Failure(format!("cargo metadata is not JSON: {error}")))?;
@@ -105,7 +112,9 @@ fn programs() -> Result<Vec<(String, String)>, Failure> {
             if let (true, Some(package), Some(name)) =
                 (is_example, package["name"].as_str(), target["name"].as_str())
             {
-                found.push((package.to_owned(), name.to_owned()));
+                let asked = target["required-features"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let features = asked.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",");
+                found.push(Program { package: package.to_owned(), name: name.to_owned(), features });
             }
         }
     }
