@@ -13,6 +13,7 @@
 //!   [`call::Call`];
 //! * an **opinion** is formed of endpoints: by checks ([`gate::health`]), by comparison ([`gate::outlier`]), by an operator
 //!   ([`evacuate`]);
+//! * **idempotency** answers *was this done before?*, of a key: [`idempotency`];
 //! * **balance** answers *where to?*, from these opinions: [`balance::Picker`].
 #![no_std]
 
@@ -23,6 +24,7 @@ pub mod call;
 mod criticality;
 pub mod evacuate;
 pub mod gate;
+pub mod idempotency;
 mod outcome;
 pub mod record;
 mod rejection;

@@ -32,6 +32,8 @@ mod event;
 pub mod flags;
 #[cfg(feature = "health")]
 pub mod health;
+#[cfg(feature = "idempotency")]
+pub mod idempotency;
 pub mod keyed;
 pub mod layer;
 mod panic;

@@ -10,9 +10,11 @@
 //! # How
 //! * **Criticality** first, strictly: nothing waits behind something that matters less.
 //! * Within one criticality the clients take turns, so one that asks a thousand times as often gets no more than its share.
-//! * Within one client the oldest goes first, until calls of its criticality have waited for [`Config::overload_after`] without a break. Then it is
-//!   overloaded, and the newest goes first: the oldest has waited so long that its caller may have left, and of calls that all
-//!   wait too long none would be served in time (Facebook's adaptive LIFO; Maurer, "Fail at Scale", 2015).
+//! * Within one client the oldest goes first, until its criticality has lost calls for [`Config::overload_after`] and never stopped to have some
+//!   that wait. Then it is overloaded, and the newest goes first: the oldest has waited so long that its caller may have left, and of calls that all
+//!   wait too long none would be served in time (Facebook's adaptive LIFO; Maurer, "Fail at Scale", 2015). A call is lost if there is no room for it, or
+//!   if it waited that long in vain. That calls wait is not enough, as it is for Facebook: where a call takes 100 ms, a burst is
+//!   there for longer although all of it can be served, and to put the newest before it would lose it.
 //! * Nothing is served past its time: [`Config::max_wait`], or its caller's deadline if that is earlier.
 //! * When it is full, whose time is over makes room. Else the victim is of the least critical that wait, there of the client
 //!   with the most (of several the one whose turn is last), and of that client who would be served last. It may be the one that
@@ -56,8 +58,8 @@ pub struct Config {
     pub size: u32,
     /// The longest wait. Half a second: a caller who waits longer begins to think of trying again.
     pub max_wait: Duration,
-    /// After this long without being empty the queue is overloaded, and the newest call goes first. 100 ms, as in Facebook's
-    /// queues and CoDel (RFC 8289): long beside a burst, short beside anybody's patience.
+    /// When calls of one criticality have been lost for this long, and some waited all the time, the newest of them goes first. 100 ms, as
+    /// in Facebook's queues and CoDel (RFC 8289): long beside a burst, short beside anybody's patience.
     pub overload_after: Duration,
 }
 
@@ -164,8 +166,8 @@ pub struct Queue {
     ends: BTreeSet<(Instant, Id)>,
     next_id: u64,
     next_turn: u64,
-    /// Since when it has not been empty.
-    busy_since: [Instant; LEVELS],
+    /// When the first call was lost since some have been waiting.
+    losing_since: [Option<Instant>; LEVELS],
     served: [u64; LEVELS],
     shed: [u64; LEVELS],
     expired: [u64; LEVELS],
@@ -193,7 +195,7 @@ impl Queue {
             ends: BTreeSet::new(),
             next_id: 0,
             next_turn: 0,
-            busy_since: [Instant::ZERO; LEVELS],
+            losing_since: [None; LEVELS],
             served: [0; LEVELS],
             shed: [0; LEVELS],
             expired: [0; LEVELS],
@@ -249,10 +251,11 @@ impl Queue {
             self.expired[level] += 1;
             return Err(TOO_LATE);
         }
-        // Earlier than it began: the clock was set back.
-        if self.levels[level].waiting == 0 || now < self.busy_since[level] {
-            self.busy_since[level] = now;
+        if self.levels[level].waiting == 0 {
+            self.losing_since[level] = None;
         }
+        // Earlier than it began: the clock was set back.
+        self.losing_since[level] = self.losing_since[level].map(|since| since.min(now));
         let id = Id(take(&mut self.next_id));
         let is_deadline = until < longest;
         self.add(id, Waiting { level, client: asking.client, joined: now, until, is_deadline });
@@ -282,6 +285,7 @@ impl Queue {
         }
         let call = self.remove(id)?;
         self.expired[call.level] += 1;
+        self.note_wait_in_vain(now, call);
         Some(Gone { id, rejection: if call.is_deadline { TOO_LATE } else { TOO_LONG } })
     }
 
@@ -298,19 +302,21 @@ impl Queue {
         let id = (0..LEVELS).rev().find_map(|n| self.levels[n].last(self.is_backed_up(n, now)))?;
         let call = self.remove(id)?;
         self.shed[call.level] += 1;
+        self.note_loss(now, call.level);
         Some(Gone { id, rejection: SHED })
     }
 
     /// The caller went away. Whether the call waited still.
-    pub fn leave(&mut self, id: Id) -> bool {
+    pub fn leave(&mut self, now: Instant, id: Id) -> bool {
         let call = self.remove(id);
         if let Some(call) = call {
             self.left[call.level] += 1;
+            self.note_wait_in_vain(now, call);
         }
         call.is_some()
     }
 
-    /// Whether calls of any criticality have been waiting for so long without a break that the newest of them goes first.
+    /// Whether calls of any criticality have been lost for so long that the newest of them goes first.
     #[must_use]
     pub fn is_overloaded(&self, now: Instant) -> bool {
         (0..LEVELS).any(|level| self.is_backed_up(level, now))
@@ -319,8 +325,19 @@ impl Queue {
     /// Whether that is so of the calls of one criticality. Each is judged alone: while the sheddable pile up, the critical are served
     /// nearly at once, and need no other order than that in which they came.
     fn is_backed_up(&self, level: usize, now: Instant) -> bool {
-        let busy = self.levels[level].waiting > 0;
-        busy && now.since(self.busy_since[level]) >= self.config.overload_after
+        let losing = self.losing_since[level].filter(|_| self.levels[level].waiting > 0);
+        losing.is_some_and(|since| now.since(since) >= self.config.overload_after)
+    }
+
+    /// A call waited in vain. Of one whose caller had little time that says nothing of the queue.
+    fn note_wait_in_vain(&mut self, now: Instant, call: Waiting) {
+        if now.since(call.joined) >= self.config.overload_after.min(self.config.max_wait) {
+            self.note_loss(now, call.level);
+        }
+    }
+
+    fn note_loss(&mut self, now: Instant, level: usize) {
+        self.losing_since[level].get_or_insert(now);
     }
 
     /// The state at `now`.
