@@ -1,6 +1,11 @@
 //! Idempotency keys: what is asked for again under its key is answered with the first result, and not carried out again.
 
+pub mod http;
+mod keys;
+mod run;
 pub mod store;
 
+pub use keys::{Begun, Busy, COUNTED, Config, Keys, Refusal, Replay, Running, Unsettled, WhenDown};
+pub use run::{Ran, Recorded, RunError};
 pub use seaworthy_core::idempotency::{BadKey, Fingerprint, Key, OnUnknown, Phase, Standing, Token};
 pub use store::{Answer, Id, Store, StoreError};
