@@ -103,13 +103,13 @@ macro_rules! queue_table {
     ($of:ty, $($place:ident).+) => {
         Table {
             name: "queue",
-            doc: "Calls that wait while the limit is full: the most critical first, clients in turn, and the newest first while the queue doesn't empty.",
+            doc: "Calls that wait while the limit is full: the most critical first, clients in turn, and the newest first while calls are lost for long.",
             fields: fields!($of {
                 mode: MODE => $($place).+.mode, "Whether calls wait at all; with `observe` they don't either.";
                 size: COUNT => $($place).+.size, "The most calls that wait; 0 for none.";
                 max_wait: Time => $($place).+.max_wait, "The longest wait.";
                 overload_after: Time => $($place).+.overload_after,
-                    "After this long without being empty the queue is overloaded, and the newest call goes first.";
+                    "When calls of one criticality have been lost for this long and others waited all the time, the newest goes first.";
             }),
             tables: &[],
         }

@@ -10,11 +10,11 @@
 //! # How
 //! * **Criticality** first, strictly: nothing waits behind something that matters less.
 //! * Within one criticality the clients take turns, so one that asks a thousand times as often gets no more than its share.
-//! * Within one client the oldest goes first, until its criticality has lost calls for [`Config::overload_after`] and never stopped to have some
-//!   that wait. Then it is overloaded, and the newest goes first: the oldest has waited so long that its caller may have left, and of calls that all
-//!   wait too long none would be served in time (Facebook's adaptive LIFO; Maurer, "Fail at Scale", 2015). A call is lost if there is no room for it, or
-//!   if it waited that long in vain. That calls wait is not enough, as it is for Facebook: where a call takes 100 ms, a burst is
-//!   there for longer although all of it can be served, and to put the newest before it would lose it.
+//! * Within one client the oldest goes first, until its criticality has lost calls for [`Config::overload_after`] while some waited all the time. Then
+//!   it is overloaded, and the newest goes first until none waits: the oldest has waited so long that its caller may have left, and of calls that all
+//!   wait too long none would be served in time (Facebook's adaptive LIFO; Maurer, "Fail at Scale", 2015). A call is lost that finds no room, or
+//!   waits in vain. That calls wait is not enough, as it is for Facebook: where a call takes 100 ms, a burst is there for longer
+//!   although all of it can be served, and to put the newest before it would lose it.
 //! * Nothing is served past its time: [`Config::max_wait`], or its caller's deadline if that is earlier.
 //! * When it is full, whose time is over makes room. Else the victim is of the least critical that wait, there of the client
 //!   with the most (of several the one whose turn is last), and of that client who would be served last. It may be the one that
@@ -166,8 +166,8 @@ pub struct Queue {
     ends: BTreeSet<(Instant, Id)>,
     next_id: u64,
     next_turn: u64,
-    /// When the first call was lost since some have been waiting.
-    losing_since: [Option<Instant>; LEVELS],
+    /// The calls that were lost while some have been waiting.
+    losses: [Option<Losses>; LEVELS],
     served: [u64; LEVELS],
     shed: [u64; LEVELS],
     expired: [u64; LEVELS],
@@ -184,6 +184,12 @@ struct Waiting {
     is_deadline: bool,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Losses {
+    first: Instant,
+    last: Instant,
+}
+
 impl Queue {
     /// With nobody in it.
     #[must_use]
@@ -195,7 +201,7 @@ impl Queue {
             ends: BTreeSet::new(),
             next_id: 0,
             next_turn: 0,
-            losing_since: [None; LEVELS],
+            losses: [None; LEVELS],
             served: [0; LEVELS],
             shed: [0; LEVELS],
             expired: [0; LEVELS],
@@ -252,10 +258,8 @@ impl Queue {
             return Err(TOO_LATE);
         }
         if self.levels[level].waiting == 0 {
-            self.losing_since[level] = None;
+            self.losses[level] = None;
         }
-        // Earlier than it began: the clock was set back.
-        self.losing_since[level] = self.losing_since[level].map(|since| since.min(now));
         let id = Id(take(&mut self.next_id));
         let is_deadline = until < longest;
         self.add(id, Waiting { level, client: asking.client, joined: now, until, is_deadline });
@@ -269,7 +273,7 @@ impl Queue {
     /// [`expired`](Self::expired) first.
     pub fn next(&mut self, now: Instant) -> Option<Id> {
         while self.expired(now).is_some() {}
-        let id = (0..LEVELS).find_map(|n| self.levels[n].next(self.is_backed_up(n, now)))?;
+        let id = (0..LEVELS).find_map(|n| self.levels[n].next(self.is_backed_up(n)))?;
         let call = self.remove(id)?;
         self.levels[call.level].turn_over(call.client, &mut self.next_turn);
         self.served[call.level] += 1;
@@ -285,7 +289,7 @@ impl Queue {
         }
         let call = self.remove(id)?;
         self.expired[call.level] += 1;
-        self.note_wait_in_vain(now, call);
+        self.note_loss(now, call.level);
         Some(Gone { id, rejection: if call.is_deadline { TOO_LATE } else { TOO_LONG } })
     }
 
@@ -299,7 +303,7 @@ impl Queue {
             return expired;
         }
         // Who would be served last: while the newest goes first, that is the oldest.
-        let id = (0..LEVELS).rev().find_map(|n| self.levels[n].last(self.is_backed_up(n, now)))?;
+        let id = (0..LEVELS).rev().find_map(|n| self.levels[n].last(self.is_backed_up(n)))?;
         let call = self.remove(id)?;
         self.shed[call.level] += 1;
         self.note_loss(now, call.level);
@@ -311,33 +315,28 @@ impl Queue {
         let call = self.remove(id);
         if let Some(call) = call {
             self.left[call.level] += 1;
-            self.note_wait_in_vain(now, call);
+            self.note_loss(now, call.level);
         }
         call.is_some()
     }
 
     /// Whether calls of any criticality have been lost for so long that the newest of them goes first.
     #[must_use]
-    pub fn is_overloaded(&self, now: Instant) -> bool {
-        (0..LEVELS).any(|level| self.is_backed_up(level, now))
+    pub fn is_overloaded(&self) -> bool {
+        (0..LEVELS).any(|level| self.is_backed_up(level))
     }
 
     /// Whether that is so of the calls of one criticality. Each is judged alone: while the sheddable pile up, the critical are served
     /// nearly at once, and need no other order than that in which they came.
-    fn is_backed_up(&self, level: usize, now: Instant) -> bool {
-        let losing = self.losing_since[level].filter(|_| self.levels[level].waiting > 0);
-        losing.is_some_and(|since| now.since(since) >= self.config.overload_after)
-    }
-
-    /// A call waited in vain. Of one whose caller had little time that says nothing of the queue.
-    fn note_wait_in_vain(&mut self, now: Instant, call: Waiting) {
-        if now.since(call.joined) >= self.config.overload_after.min(self.config.max_wait) {
-            self.note_loss(now, call.level);
-        }
+    fn is_backed_up(&self, level: usize) -> bool {
+        let losses = self.losses[level].filter(|_| self.levels[level].waiting > 0);
+        losses.is_some_and(|losses| losses.last.since(losses.first) >= self.config.overload_after)
     }
 
     fn note_loss(&mut self, now: Instant, level: usize) {
-        self.losing_since[level].get_or_insert(now);
+        let losses = self.losses[level].get_or_insert(Losses { first: now, last: now });
+        // Earlier than it began: the clock was set back.
+        *losses = Losses { first: losses.first.min(now), last: now };
     }
 
     /// The state at `now`.
@@ -349,7 +348,7 @@ impl Queue {
             waiting: core::array::from_fn(|level| self.levels[level].waiting),
             clients: self.levels.iter().map(|level| level.clients.len() as u32).sum(),
             oldest: self.calls.values().next().map(|call| now.since(call.joined)),
-            overloaded: self.is_overloaded(now),
+            overloaded: self.is_overloaded(),
             served: self.served,
             shed: self.shed,
             expired: self.expired,

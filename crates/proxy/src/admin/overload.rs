@@ -86,7 +86,7 @@ fn queues(out: &mut String, doors: &[(String, Snapshot)]) -> fmt::Result {
         out,
         "queue_overloaded",
         "gauge",
-        "Whether the newest call goes first, as the queue does not empty.",
+        "Whether the newest call goes first, as calls are lost and the queue does not empty.",
     )?;
     for (place, door) in doors {
         writeln!(out, "seaworthy_queue_overloaded{{{place}}} {}", u8::from(door.queue.overloaded))?;

@@ -276,7 +276,7 @@ impl Entering {
         let Some((id, _)) = self.waits.take() else { return };
         let mut room = lock(&door.room);
         let fate = room.fates.remove(&id);
-        room.queue.leave(id);
+        room.queue.leave(now, id);
         door.publish(&room);
         // Outside of the lock its waker is dropped, too.
         drop(room);

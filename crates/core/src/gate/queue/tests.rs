@@ -1,6 +1,7 @@
 extern crate std;
 
 use proptest::prelude::*;
+use std::collections::VecDeque;
 use std::vec;
 
 use super::*;
@@ -42,18 +43,60 @@ fn clients_take_turns() {
     assert_eq!(order, [noisy[0], quiet, noisy[1], noisy[2], noisy[3]]);
 }
 
+/// A queue of one criticality and client that has been losing calls from `AT` for 100 ms, with those that wait in it.
+fn losing(size: u32) -> (Queue, Vec<Id>) {
+    let mut queue = queue(size);
+    let ids = (0..size).map(|_| join(&mut queue, AT, Criticality::Critical, 1)).collect();
+    let just_before = Instant::from_nanos(ms(100).as_nanos() - 1);
+    for now in [AT, just_before, ms(100)] {
+        assert!(!queue.is_overloaded());
+        assert!(queue.join(now, asking(Criticality::Critical, 1)).is_err());
+    }
+    (queue, ids)
+}
+
 #[test]
-fn the_newest_goes_first_once_the_queue_is_overloaded() {
-    let mut queue = queue(10);
-    let ids: Vec<_> = (0..4).map(|n| join(&mut queue, ms(n), Criticality::Critical, 1)).collect();
-    assert_eq!(queue.next(ms(50)), Some(ids[0]));
-    assert!(queue.is_overloaded(ms(100)));
-    assert_eq!(queue.next(ms(100)), Some(ids[3]));
-    assert_eq!(queue.next(ms(100)), Some(ids[2]));
-    assert_eq!(queue.next(ms(100)), Some(ids[1]));
-    let next = join(&mut queue, ms(200), Criticality::Critical, 1);
-    assert!(!queue.is_overloaded(ms(250)), "it was empty in between");
-    assert_eq!(queue.next(ms(250)), Some(next));
+fn the_newest_goes_first_once_calls_have_been_lost_for_so_long() {
+    let (mut queue, ids) = losing(4);
+    assert!(queue.is_overloaded());
+    for id in ids.into_iter().rev() {
+        assert_eq!(queue.next(ms(200)), Some(id));
+    }
+    join(&mut queue, ms(200), Criticality::Critical, 1);
+    assert!(!queue.is_overloaded(), "it was empty in between");
+}
+
+#[test]
+fn a_burst_that_can_be_served_in_time_is_served_in_its_order() {
+    let mut queue = queue(100);
+    // Never empty for half a second, and nobody waits longer than 200 ms.
+    let mut waiting: VecDeque<_> =
+        (0..20).map(|n| join(&mut queue, ms(n), Criticality::Critical, 1)).collect();
+    for n in 2..50 {
+        assert_eq!(queue.next(ms(10 * n)), waiting.pop_front());
+        waiting.push_back(join(&mut queue, ms(10 * n), Criticality::Critical, 1));
+        assert!(!queue.is_overloaded());
+    }
+}
+
+#[test]
+fn who_waits_in_vain_is_lost_however_that_ends() {
+    let expire = |queue: &mut Queue, now, id| assert_eq!(queue.expired(now).map(|gone| gone.id), Some(id));
+    let leave = |queue: &mut Queue, now, id| assert!(queue.leave(now, id));
+    for lose in [expire, leave] {
+        let mut queue = queue(10);
+        let ids = [50, 149, 150].map(|end| {
+            let deadline = Some(ms(end));
+            (end, queue.join(AT, Asking { deadline, ..asking(Criticality::Critical, 1) }).unwrap().id)
+        });
+        let patient = join(&mut queue, AT, Criticality::Critical, 1);
+        for (end, id) in ids {
+            assert!(!queue.is_overloaded());
+            lose(&mut queue, ms(end), id);
+        }
+        let newest = join(&mut queue, ms(150), Criticality::Critical, 1);
+        assert_eq!([queue.next(ms(150)), queue.next(ms(150))], [newest, patient].map(Some));
+    }
 }
 
 #[test]
@@ -75,11 +118,9 @@ fn a_full_queue_gives_up_what_matters_least_of_whom_has_most() {
 
 #[test]
 fn while_overloaded_a_newcomer_takes_the_place_of_the_oldest() {
-    let mut queue = queue(2);
-    let old = join(&mut queue, AT, Criticality::Critical, 1);
-    join(&mut queue, AT, Criticality::Critical, 1);
+    let (mut queue, ids) = losing(2);
     let joined = queue.join(ms(100), asking(Criticality::Critical, 1)).unwrap();
-    assert_eq!(joined.displaced.unwrap().id, old);
+    assert_eq!(joined.displaced.unwrap().id, ids[0]);
     assert_eq!(queue.next(ms(100)), Some(joined.id));
 }
 
@@ -129,10 +170,10 @@ fn who_is_gone_can_not_be_touched_by_his_old_name() {
     let mut queue = queue(2);
     let [served, left] = [1, 2].map(|client| join(&mut queue, AT, Criticality::Critical, client));
     assert_eq!(queue.next(AT), Some(served));
-    assert!(queue.leave(left));
+    assert!(queue.leave(AT, left));
     let here = [1, 2].map(|client| join(&mut queue, AT, Criticality::Critical, client));
     for stale in [served, left] {
-        assert!(!queue.leave(stale));
+        assert!(!queue.leave(AT, stale));
         assert_eq!(queue.until(stale), None);
     }
     assert_eq!([queue.next(AT), queue.next(AT)], here.map(Some));
@@ -166,13 +207,18 @@ fn a_clock_set_back_makes_nobody_wait_longer_than_the_longest_wait() {
     let year = Duration::from_secs(31_536_000);
     let early = join(&mut queue, AT.plus(year), Criticality::Critical, 1);
     let next = join(&mut queue, AT, Criticality::Critical, 1);
-    assert!(queue.is_overloaded(ms(100)), "nor is it overloaded a year later only");
     assert_eq!(queue.expired(Instant::from_nanos(ms(500).as_nanos() - 1)), None);
     let gone: Vec<_> = core::iter::from_fn(|| queue.expired(ms(500))).map(|gone| gone.id).collect();
     assert_eq!(gone, [early, next]);
     let ahead = join(&mut queue, AT, Criticality::Critical, 1);
     assert_eq!(queue.next(AT.plus(year)), None);
     assert_eq!(queue.until(ahead), None);
+    for now in [AT.plus(year), AT, ms(100)] {
+        assert!(!queue.is_overloaded());
+        let refused = (0..5).filter(|_| queue.join(now, asking(Criticality::Critical, 1)).is_err());
+        assert!(refused.count() > 0);
+    }
+    assert!(queue.is_overloaded(), "nor is it overloaded a year later only");
 }
 
 #[test]
@@ -207,7 +253,7 @@ fn op() -> impl Strategy<Value = Op> {
 struct Model {
     size: usize,
     calls: Vec<Call>,
-    busy_since: [Instant; LEVELS],
+    losses: [Option<(Instant, Instant)>; LEVELS],
     served: u64,
     /// When each client of each criticality came to the end of the round.
     turns: BTreeMap<(usize, u64), usize>,
@@ -223,9 +269,9 @@ struct Call {
 }
 
 impl Model {
-    fn newest(&self, level: usize, now: Instant) -> bool {
-        let busy = self.calls.iter().any(|call| call.level == level);
-        busy && now.since(self.busy_since[level]) >= Config::default().overload_after
+    fn newest(&self, level: usize) -> bool {
+        let losses = self.losses[level].filter(|_| self.calls.iter().any(|call| call.level == level));
+        losses.is_some_and(|(first, last)| last.since(first) >= Config::default().overload_after)
     }
 
     fn end_turn(&mut self, of: (usize, u64)) {
@@ -233,9 +279,9 @@ impl Model {
         self.turns.insert(of, self.turn);
     }
 
-    fn join(&mut self, now: Instant, call: Call) {
+    fn join(&mut self, call: Call) {
         if self.calls.iter().all(|other| other.level != call.level) {
-            self.busy_since[call.level] = now;
+            self.losses[call.level] = None;
         }
         let waits = |other: &Call| (other.level, other.client) == (call.level, call.client);
         if !self.calls.iter().any(waits) {
@@ -249,17 +295,21 @@ impl Model {
         Some(self.calls.remove(n))
     }
 
+    fn lose(&mut self, now: Instant, call: Call) {
+        self.losses[call.level].get_or_insert((now, now)).1 = now;
+    }
+
     /// Whoever stands first among those alive, in the words of the documentation.
-    fn first(&self, now: Instant) -> Option<Call> {
-        let age = |call: &Call| if self.newest(call.level, now) { u64::MAX - call.id.0 } else { call.id.0 };
+    fn first(&self) -> Option<Call> {
+        let age = |call: &Call| if self.newest(call.level) { u64::MAX - call.id.0 } else { call.id.0 };
         let order = |call: &&Call| (call.level, self.turns[&(call.level, call.client)], age(call));
         self.calls.iter().min_by_key(order).copied()
     }
 
-    fn victim(&self, now: Instant) -> Option<Call> {
+    fn victim(&self) -> Option<Call> {
         let of = |call: &Call| (call.level, call.client);
         let most = |call: &Call| self.calls.iter().filter(|other| of(other) == of(call)).count();
-        let age = |call: &Call| if self.newest(call.level, now) { u64::MAX - call.id.0 } else { call.id.0 };
+        let age = |call: &Call| if self.newest(call.level) { u64::MAX - call.id.0 } else { call.id.0 };
         let order = |call: &&Call| (call.level, most(call), self.turns[&of(call)], age(call));
         self.calls.iter().max_by_key(order).copied()
     }
@@ -267,6 +317,7 @@ impl Model {
     fn expire(&mut self, now: Instant) -> Vec<Id> {
         let (over, alive) = self.calls.iter().partition::<Vec<Call>, _>(|call| call.until <= now);
         self.calls = alive;
+        over.iter().for_each(|call| self.lose(now, *call));
         over.into_iter().map(|call| call.id).collect()
     }
 }
@@ -278,7 +329,7 @@ proptest! {
         let mut queue = queue(size);
         let size = size as usize;
         let (turns, calls) = (BTreeMap::new(), vec![]);
-        let mut model = Model { size, calls, busy_since: [AT; LEVELS], served: 0, turns, turn: 0 };
+        let mut model = Model { size, calls, losses: [None; LEVELS], served: 0, turns, turn: 0 };
         let (mut now, mut joined, mut shed, mut expired, mut left) = (AT, 0, 0, 0, 0);
         for op in ops {
             match op {
@@ -295,14 +346,16 @@ proptest! {
                         prop_assert_eq!(got, Err(TOO_LATE));
                         continue;
                     }
-                    model.join(now, Call { id, level, client, until });
+                    model.join(Call { id, level, client, until });
                     let over = model.calls.iter().filter(|c| c.until <= now).min_by_key(|c| (c.until, c.id));
                     let gone = match over.copied() {
                         _ if model.calls.len() <= model.size => None,
                         Some(over) => { expired += 1; Some(over.id) }
-                        None => { shed += 1; model.victim(now).map(|call| call.id) }
+                        None => { shed += 1; model.victim().map(|call| call.id) }
                     };
-                    gone.map(|gone| model.remove(gone));
+                    if let Some(call) = gone.and_then(|gone| model.remove(gone)) {
+                        model.lose(now, call);
+                    }
                     match got {
                         Ok(got) => prop_assert_eq!((got.id, got.until, got.displaced.map(|g| g.id)), (id, until, gone)),
                         Err(refused) => prop_assert_eq!((refused, Some(id)), (FULL, gone)),
@@ -310,7 +363,7 @@ proptest! {
                 }
                 Op::Next => {
                     expired += model.expire(now).len() as u64;
-                    let first = model.first(now);
+                    let first = model.first();
                     if let Some(call) = first {
                         model.remove(call.id);
                         model.served += 1;
@@ -320,9 +373,10 @@ proptest! {
                 }
                 // Now and then one that is gone already.
                 Op::Leave(n) => {
-                    let was_there = model.remove(Id(n as u64)).is_some();
-                    left += u64::from(was_there);
-                    prop_assert_eq!(queue.leave(Id(n as u64)), was_there);
+                    let was_there = model.remove(Id(n as u64));
+                    left += u64::from(was_there.is_some());
+                    was_there.into_iter().for_each(|call| model.lose(now, call));
+                    prop_assert_eq!(queue.leave(now, Id(n as u64)), was_there.is_some());
                 }
                 Op::Expire => {
                     let mut gone: Vec<_> = core::iter::from_fn(|| queue.expired(now)).map(|gone| gone.id).collect();
@@ -339,7 +393,7 @@ proptest! {
             prop_assert_eq!(ended, [model.served, shed, expired, left]);
             let waiting = state.waiting.iter().sum::<u32>();
             prop_assert_eq!(ended.iter().sum::<u64>() + u64::from(waiting), joined);
-            prop_assert_eq!((waiting as usize, queue.len(), state.overloaded), (model.calls.len(), model.calls.len(), (0..LEVELS).any(|level| model.newest(level, now))));
+            prop_assert_eq!((waiting as usize, queue.len(), state.overloaded), (model.calls.len(), model.calls.len(), (0..LEVELS).any(|level| model.newest(level))));
         }
         let kept = queue.levels.iter().map(|level| level.clients.len()).sum::<usize>();
         prop_assert!(kept <= size && queue.ends.len() == queue.len(), "nothing is kept of those who are gone");
