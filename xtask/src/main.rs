@@ -6,6 +6,7 @@
 
 mod bench;
 mod checks;
+mod fuzz;
 mod machine;
 mod shell;
 mod test;
@@ -51,6 +52,11 @@ const TASKS: &[Task] = &[
         words: &["test"],
         about: "every test: unit, end to end, docs, loom, examples, schema",
         run: test::all,
+    },
+    Task {
+        words: &["fuzz"],
+        about: "whatever a fuzzer thinks of, for [SECONDS] each: what is read of strangers",
+        run: fuzz::all,
     },
     Task { words: &["fmt"], about: "formatting is rustfmt's", run: checks::fmt },
     Task { words: &["clippy"], about: "no lint fires, in any target", run: checks::clippy },

@@ -158,7 +158,7 @@ impl Seen {
     /// `X-Forwarded-Host`
     pub(crate) const FORWARDED_HOST: u32 = 1 << 18;
 
-    fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
         let mut seen = Self::default();
         for (name, value) in headers {
             seen.bits |= match name.as_str() {
@@ -213,7 +213,7 @@ impl Seen {
 
     /// The host that the client asks for: that of an absolute target or of HTTP/2's `:authority`, which count for more than
     /// the header (RFC 9112, section 3.2.2).
-    fn host(
+    pub(crate) fn host(
         self,
         headers: &HeaderMap,
         authority: Option<&Authority>,
@@ -233,7 +233,7 @@ impl Seen {
         }
     }
 
-    fn upgrades(self, headers: &HeaderMap, version: Version) -> bool {
+    pub(crate) fn upgrades(self, headers: &HeaderMap, version: Version) -> bool {
         self.has(Self::UPGRADE)
             && version == Version::HTTP_11
             && listed(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
@@ -247,7 +247,7 @@ impl Seen {
     }
 
     /// How long the client waits; the shorter if it says so twice.
-    fn patience(self, headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+    pub(crate) fn patience(self, headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
         let mut patience = None;
         if self.has(Self::PATIENCE) {
             let ms = headers.get(names::TIMEOUT_MS).and_then(|v| v.to_str().ok()?.parse().ok());
@@ -265,7 +265,7 @@ impl Seen {
     }
 
     /// How much the client says that the call matters; the least if it says so twice.
-    fn criticality(self, headers: &HeaderMap) -> Result<Option<Criticality>, Refusal> {
+    pub(crate) fn criticality(self, headers: &HeaderMap) -> Result<Option<Criticality>, Refusal> {
         if !self.has(Self::CRITICALITY) {
             return Ok(None);
         }
@@ -278,7 +278,7 @@ impl Seen {
     }
 
     /// Drops what concerns the hop from the client alone, and what the connection's own header lists.
-    fn drop_hop_by_hop(self, headers: &mut HeaderMap, upgrade: bool) {
+    pub(crate) fn drop_hop_by_hop(self, headers: &mut HeaderMap, upgrade: bool) {
         let te_trailers =
             self.has(Self::TE) && listed(headers, &header::TE).any(|t| t.eq_ignore_ascii_case("trailers"));
         if self.has(Self::CONNECTION) {

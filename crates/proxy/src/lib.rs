@@ -38,6 +38,9 @@ mod flags;
 mod fleet;
 mod flights;
 mod full;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod ids;
 mod instead;

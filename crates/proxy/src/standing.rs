@@ -58,7 +58,7 @@ fn find<'a>(on: &HashOn, asked: &'a Asked, client: &Client) -> Option<Cow<'a, [u
 }
 
 /// The value of the cookie `name` (RFC 6265, section 5.4).
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let fields = headers.get_all(header::COOKIE).into_iter();
     let mut pairs = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
     pairs.find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))

@@ -11,11 +11,14 @@ use crate::shell::{Failure, cargo, failed, run};
 
 pub(crate) use no_std::no_std;
 
-/// The formatting is rustfmt's, in both workspaces.
+/// The formatting is rustfmt's, in all workspaces.
 pub(crate) fn fmt(_arguments: &[String]) -> Result<(), Failure> {
     provide_component("fmt", "rustfmt")?;
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
-    run(&mut cargo(&["fmt", "--manifest-path", "bench/Cargo.toml", "--check"]))
+    for manifest in ["bench/Cargo.toml", "fuzz/Cargo.toml"] {
+        run(&mut cargo(&["fmt", "--manifest-path", manifest, "--check"]))?;
+    }
+    Ok(())
 }
 
 /// No lint fires in any target of the workspace.

@@ -67,6 +67,16 @@ impl Question {
         }
     }
 
+    #[cfg(any(test, fuzzing))]
+    pub(crate) const fn method(&self) -> &Method {
+        &self.method
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) const fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
     /// Whether something stored could answer it.
     pub(super) fn can_be_answered(&self) -> bool {
         let reads = self.method == Method::GET || self.method == Method::HEAD;
