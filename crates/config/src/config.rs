@@ -12,6 +12,7 @@ use crate::degrade::{Degrade, Flags};
 use crate::diagnostic::{Diagnostic, Mistakes};
 use crate::effective::Effective;
 use crate::health::Check;
+use crate::idempotency::{KeyStore, RouteIdempotency};
 use crate::overload::{ClientRule, Gate, RateLimit, Redis};
 use crate::process::Process;
 use crate::resolve;
@@ -45,6 +46,8 @@ pub struct Config {
     pub pressure: Valid<pressure::Config>,
     /// The most bytes of all stored answers together.
     pub stale_memory: u64,
+    /// Where idempotency keys and results are kept; there if any route has [some](Route::idempotency).
+    pub idempotency: Option<KeyStore>,
     /// How much the calls of some clients matter, in the order of the file, each value once.
     pub clients: Vec<ClientRule>,
     /// The zone that the proxy itself is in; empty if unknown.
@@ -139,6 +142,8 @@ pub struct Route {
     pub degrade: Vec<Degrade>,
     /// The flags that its upstream answers for, if it is a flag service. [`Config::data`] is then there.
     pub flags: Option<Flags>,
+    /// Which of its requests are carried out once however often they come, if any are. [`Config::idempotency`] is then there.
+    pub idempotency: Option<RouteIdempotency>,
     /// The static answer among [`degrade`](Self::degrade).
     pub fallback: Option<Fallback>,
 }

@@ -27,6 +27,7 @@ mod degrade;
 mod diagnostic;
 mod effective;
 mod health;
+mod idempotency;
 mod nearest;
 mod overload;
 mod process;
@@ -48,6 +49,9 @@ pub use degrade::{Degrade, Flags, Stale, Substitute};
 pub use diagnostic::{Diagnostic, Mistakes, Severity};
 pub use effective::{Effective, Origin, Setting};
 pub use health::{Check, CheckKind, Pattern, StatusRange};
+pub use idempotency::{
+    Busy, Keep, KeyStore, KeyStoreKind, PostgresUrl, RouteIdempotency, WhenCorrupt, WhenStoreDown,
+};
 pub use overload::{ClientRule, Gate, RateBy, RateLimit, RateStore, Redis, RedisUrl, WhenDown};
 pub use process::{Process, Ready, Restart};
 pub use reference::reference;

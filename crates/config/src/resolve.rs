@@ -1,5 +1,6 @@
 //! From text to a [`Config`]: the process, the defaults, the upstreams that start from them, the routes that start from those.
 
+mod idempotency;
 mod overload;
 mod topology;
 
@@ -29,6 +30,7 @@ use crate::table::join;
 use crate::text::Text;
 use crate::value::Value;
 
+use idempotency::Ground;
 use overload::{ClientDraft, Top};
 use topology::ProcessDraft;
 
@@ -124,17 +126,21 @@ fn document(mut reader: Reader<'_>, root: &DeTable<'_>, is_command_line: bool) -
     overload::wanted(&mut proxy.gating, &mut proxy.rating, &proxy_marks);
     let top = Top::of(root);
     overload::process(&mut reader, &proxy, &proxy_marks, top);
+    idempotency::process(&mut reader, &proxy.storing, &proxy_marks, top);
 
     let clients = overload::clients(&mut reader, root);
     let processes = topology::processes(&mut reader, root);
     let upstreams = upstreams(&mut reader, root);
     topology::loops(&mut reader, &proxy, &upstreams);
     topology::references(&mut reader, &upstreams, &processes);
-    let routes = routes(&mut reader, root, &upstreams, top);
+    let has_store = idempotency::is_written(&proxy_marks);
+    let ground = Ground { top, has_store, storing: &proxy.storing };
+    let routes = routes(&mut reader, root, &upstreams, ground);
     let draft = Draft { proxy, proxy_marks, clients, processes, upstreams, routes };
     if !reader.is_usable() {
         return Err(mistakes(reader));
     }
+    idempotency::unused(&mut reader, &draft);
     let effective = effective(&reader, &draft, is_command_line);
     match config(&mut reader, draft, effective) {
         Some(mut config) => {
@@ -271,7 +277,7 @@ fn routes(
     reader: &mut Reader<'_>,
     root: &DeTable<'_>,
     upstreams: &[UpstreamDraft],
-    top: Top,
+    ground: Ground<'_>,
 ) -> Vec<RouteDraft> {
     let Some((key, value)) = root.get_key_value("route") else {
         return only_route(reader, upstreams).into_iter().collect();
@@ -282,7 +288,7 @@ fn routes(
         return Vec::new();
     };
     let mut routes: Vec<RouteDraft> =
-        items.iter().filter_map(|item| route(reader, item, &key.span(), upstreams, top)).collect();
+        items.iter().filter_map(|item| route(reader, item, &key.span(), upstreams, ground)).collect();
     duplicates(reader, &routes);
     unused(reader, &routes, upstreams, items.len());
     // A stable sort, so that the first in the file goes before its equals.
@@ -314,7 +320,7 @@ fn route(
     item: &Spanned<DeValue<'_>>,
     list: &Range<usize>,
     upstreams: &[UpstreamDraft],
-    top: Top,
+    ground: Ground<'_>,
 ) -> Option<RouteDraft> {
     let Some(table) = item.get_ref().as_table() else {
         let message = format!("route holds {}, not a table", described(item.get_ref()));
@@ -343,7 +349,8 @@ fn route(
     let scope = Scope { path: "route", header: &header, policies: &policies, marks: &marks, endpoints };
     checks::policies(reader, &scope, told);
     overload::wanted(&mut routing.gating, &mut routing.rating, &marks);
-    overload::route(reader, top, table, &mut routing, &marks, (chosen, upstreams));
+    overload::route(reader, ground.top, table, &mut routing, &marks, (chosen, upstreams));
+    idempotency::route(reader, ground, &mut routing, &policies, &marks, &header);
     policies.call.fallback = !routing.degrade.is_empty();
     Some(RouteDraft { header, routing, policies, marks, upstream: chosen? })
 }
@@ -463,7 +470,8 @@ fn effective(reader: &Reader<'_>, draft: &Draft, is_command_line: bool) -> Effec
     };
     let Draft { proxy, proxy_marks, clients, processes, upstreams, routes } = draft;
     PROXY.each("", &mut |path, field| {
-        if is_there(path, &["limit", "rate", "redis"], proxy_marks) {
+        let has_keys = path.starts_with("idempotency.") && idempotency::is_in_force(proxy_marks, routes);
+        if has_keys || is_there(path, &["limit", "rate", "redis", "idempotency"], proxy_marks) {
             tell("", path, field.slot.show(proxy), proxy_marks);
         }
     });
@@ -509,6 +517,7 @@ fn config(reader: &mut Reader<'_>, draft: Draft, effective: Effective) -> Option
     let file = reader.source.file();
     let processes: Vec<Process> =
         processes.into_iter().map(|draft| topology::built(&file, &proxy, draft)).collect();
+    let idempotency = idempotency::built(&proxy, &proxy_marks, &routes);
     let upstreams: Vec<Option<Upstream>> =
         upstreams.into_iter().map(|draft| built_upstream(reader, draft, &processes)).collect();
     let names: Vec<String> = upstreams.iter().flatten().map(|upstream| upstream.name.clone()).collect();
@@ -526,6 +535,7 @@ fn config(reader: &mut Reader<'_>, draft: Draft, effective: Effective) -> Option
         redis: proxy_marks.own("redis").is_some().then_some(proxy.redis),
         pressure: valid(reader, &(0..0), proxy.pressure)?,
         stale_memory: proxy.stale_memory,
+        idempotency,
         clients: clients.into_iter().map(overload::built_client).collect(),
         zone: proxy.zone,
         region: proxy.region,
@@ -586,6 +596,7 @@ fn built_route(reader: &mut Reader<'_>, draft: RouteDraft, upstreams: &[String])
         rate: overload::rate(reader, &header, routing.rating)?,
         degrade,
         flags: marks.own("flags").is_some().then_some(routing.flags),
+        idempotency: marks.own("idempotency").is_some().then_some(routing.keying.rest),
         fallback,
     })
 }
@@ -606,6 +617,6 @@ fn quoted(key: &str) -> String {
 }
 
 /// The tables of a route that are in force only if they are there.
-const OPTIONAL: [&str; 6] = ["limit", "rate", "stale", "substitute", "fallback", "flags"];
+const OPTIONAL: [&str; 7] = ["limit", "rate", "stale", "substitute", "fallback", "flags", "idempotency"];
 /// What a proxy without a file calls the service behind it.
 const COMMAND_LINE_UPSTREAM: &str = "app";

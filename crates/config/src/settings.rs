@@ -4,6 +4,7 @@
 //! struct's `Default` holds, for the policies that of the core, where its reason stands.
 
 mod degrade;
+mod idempotency;
 mod overload;
 mod process;
 mod topology;
@@ -28,6 +29,8 @@ use crate::sources::{Discovery, HashOn, Written};
 use crate::table::{Table, fields};
 
 use degrade::{DEGRADE, FALLBACK, FLAGS, Replacing, STALE, STALE_MEMORY, SUBSTITUTE};
+use idempotency::{IDEMPOTENCY, ROUTE_IDEMPOTENCY};
+pub(crate) use idempotency::{Keying, Storing};
 pub(crate) use overload::{CLIENT, Client, Gating, Rating};
 use overload::{
     CRITICALITY, LISTENER_LIMIT, LISTENER_RATE, PRESSURE, REDIS, ROUTE_LIMIT, ROUTE_RATE, THROTTLE,
@@ -55,6 +58,7 @@ pub(crate) struct Proxy {
     pub redis: Redis,
     pub pressure: pressure::Config,
     pub stale_memory: u64,
+    pub storing: Storing,
 }
 
 impl Default for Proxy {
@@ -75,6 +79,7 @@ impl Default for Proxy {
             redis: Redis::default(),
             pressure: pressure::Config::default(),
             stale_memory: 64 << 20,
+            storing: Storing::default(),
         }
     }
 }
@@ -269,6 +274,7 @@ pub(crate) struct Routing {
     pub substitute: Replacing,
     pub fallback: Fallback,
     pub flags: Flags,
+    pub keying: Keying,
 }
 
 impl Default for Routing {
@@ -290,6 +296,7 @@ impl Default for Routing {
             substitute: Replacing::default(),
             fallback: Fallback::default(),
             flags: Flags::default(),
+            keying: Keying::default(),
         }
     }
 }
@@ -396,7 +403,7 @@ pub(crate) static PROXY: Table<Proxy> = Table {
             "The region that the proxy runs in. Instances of the same region are asked before those of others.";
         data: Or("off", DATA) => data, "The folder for what must outlive the process, as an absolute path.";
     }),
-    tables: &[&LOG, &LIMITS, &LISTENER_LIMIT, &LISTENER_RATE, &REDIS, &PRESSURE, &STALE_STORE],
+    tables: &[&LOG, &LIMITS, &LISTENER_LIMIT, &LISTENER_RATE, &REDIS, &PRESSURE, &STALE_STORE, &IDEMPOTENCY],
 };
 
 static LOG: Table<Proxy> = Table {
@@ -611,7 +618,7 @@ pub(crate) static ROUTING: Table<Routing> = Table {
         degrade: DEGRADE => degrade,
             "What answers calls that would otherwise fail, in this order. The tables `stale`, `substitute` (`upstream`) and `fallback` (`static`), as far as they are there, if left out.";
     }),
-    tables: &[&ROUTE_LIMIT, &ROUTE_RATE, &STALE, &SUBSTITUTE, &FALLBACK, &FLAGS],
+    tables: &[&ROUTE_LIMIT, &ROUTE_RATE, &STALE, &SUBSTITUTE, &FALLBACK, &FLAGS, &ROUTE_IDEMPOTENCY],
 };
 
 /// What a route can change of its upstream's policies.

@@ -3,6 +3,7 @@
 //! A [`Shape`] is everything there is to know about that in one place: how a value is read and what is said when it can't be, how
 //! it is shown, what the schema says of it, and what the reference calls it.
 
+mod idempotency;
 mod overload;
 mod topology;
 
@@ -20,6 +21,7 @@ use crate::nearest::nearest;
 use crate::units::{self, UnitError};
 use crate::value::Value;
 
+pub(crate) use idempotency::{POSTGRES_URL, RequiredOf, TABLE_PREFIX, Waiting};
 pub(crate) use overload::{FIELD_NAME, FILE, FlagDefaults, KEY_PREFIX, MEMBER, REDIS_URL};
 pub(crate) use topology::{
     AUTHORITY, Command, DATA, Environment, FOLDER, HASH_ON, NumberWithin, OrEmpty, PATTERN, PLACE,

@@ -21,8 +21,8 @@ use crate::table::join;
 /// What stands at the top that routes may need, right or wrong.
 #[derive(Clone, Copy)]
 pub(super) struct Top {
-    has_redis: bool,
-    has_data: bool,
+    pub has_redis: bool,
+    pub has_data: bool,
 }
 
 impl Top {
@@ -142,22 +142,22 @@ pub(super) fn route(
 }
 
 /// Settings that are being checked.
-struct Here<'a, 's> {
-    reader: &'a mut Reader<'s>,
-    path: &'a str,
-    marks: &'a Marks,
+pub(super) struct Here<'a, 's> {
+    pub reader: &'a mut Reader<'s>,
+    pub path: &'a str,
+    pub marks: &'a Marks,
 }
 
 impl Here<'_, '_> {
     /// Points at the first of `paths` that was written, else at a setting beside it.
-    fn span(&self, paths: &[&str]) -> Range<usize> {
+    pub(super) fn span(&self, paths: &[&str]) -> Range<usize> {
         let exact = || paths.iter().find_map(|path| self.marks.own(path));
         let beside = || paths.iter().find_map(|path| self.marks.own_in(path.rsplit_once('.')?.0));
         let above = || paths.iter().find_map(|path| self.marks.own(path.split('.').next()?));
         exact().or_else(beside).or_else(above).map_or(0..0, |mark| mark.span.clone())
     }
 
-    fn fault(&mut self, paths: &[&str], message: &str, remedy: &str) {
+    pub(super) fn fault(&mut self, paths: &[&str], message: &str, remedy: &str) {
         let span = self.span(paths);
         self.reader.error(&span, message.to_owned(), remedy);
     }

@@ -96,7 +96,7 @@ fn every_field_of_what_holds_back_has_a_setting() {
 }
 
 /// For each setting one that it takes and that is not its default.
-const VALUES: [&str; 33] = [
+const VALUES: [&str; 37] = [
     "\"2MiB\"",
     "\"sheddable\"",
     "\"aimd\"",
@@ -130,6 +130,10 @@ const VALUES: [&str; 33] = [
     "\"seven\"",
     "\"always\"",
     "\"PUT\"",
+    "\"begin-anew\"",
+    "\"postgres://seven@seven/seven\"",
+    "\"retry\"",
+    "\"allow\"",
 ];
 
 #[test]

@@ -1,0 +1,308 @@
+//! What is carried out once, and where that is kept.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::overload::{Here, Top};
+use super::{Draft, RouteDraft};
+use crate::idempotency::{KeyStore, KeyStoreKind, RouteIdempotency, StoreWord};
+use crate::reader::{Marks, Reader};
+use crate::settings::{Policies, Proxy, Repeatable, Routing, Storing};
+use crate::sources::HashOn;
+use crate::table::join;
+use crate::units::show_duration;
+
+/// Checks what the top of the file says of the store, if it says anything.
+pub(super) fn process(reader: &mut Reader<'_>, storing: &Storing, marks: &Marks, top: Top) {
+    let mut scope = Here { reader, path: "", marks };
+    if !is_written(marks) {
+        return;
+    }
+    let at = &["idempotency.store", "idempotency"];
+    match storing.store {
+        StoreWord::Embedded if !top.has_data => {
+            let by_default = if marks.own("idempotency.store").is_none() { " (the default)" } else { "" };
+            let message = format!("idempotency.store{by_default} is \"embedded\", and there is no data");
+            scope.fault(at, &message, NO_DATA_REMEDY);
+        }
+        StoreWord::Redis if !top.has_redis => {
+            let remedy = "write [redis] and below it url = \"redis://10.0.0.5:6379\", or name another store";
+            scope.fault(at, "idempotency.store is \"redis\", and there is no [redis]", remedy);
+        }
+        StoreWord::Postgres if storing.url.is_none() && !was_tried(&scope) => {
+            let remedy =
+                "write where the server is: url = \"postgres://seaworthy:password@10.0.0.6:5432/keys\"";
+            scope.fault(at, "idempotency.store is \"postgres\", and there is no url", remedy);
+        }
+        _ => {}
+    }
+    for (key, of) in OWN_SETTINGS {
+        let path = join("idempotency", key);
+        if let Some(mark) = marks.own(&path).filter(|_| of != storing.store) {
+            let message = format!("{path} is set, and store is {:?}", storing.store.name());
+            let remedy =
+                format!("that store does not look at it; write store = {:?}, or remove it", of.name());
+            scope.reader.warn(&mark.span, message, remedy);
+        }
+    }
+}
+
+/// Whether a URL was written that can't be read, which was told.
+fn was_tried(scope: &Here<'_, '_>) -> bool {
+    scope.reader.found.iter().any(|found| found.message.starts_with("idempotency.url "))
+}
+
+/// Whether there is a table `[idempotency]`.
+pub(super) fn is_written(marks: &Marks) -> bool {
+    marks.own("idempotency").is_some()
+}
+
+/// What a route's keys rest on.
+#[derive(Clone, Copy)]
+pub(super) struct Ground<'a> {
+    pub top: Top,
+    /// Whether there is a table `[idempotency]`, which is then told of its own mistakes.
+    pub has_store: bool,
+    pub storing: &'a Storing,
+}
+
+/// Checks what a route says of keys.
+pub(super) fn route(
+    reader: &mut Reader<'_>,
+    ground: Ground<'_>,
+    routing: &mut Routing,
+    policies: &Policies,
+    marks: &Marks,
+    header: &Range<usize>,
+) {
+    if marks.own("idempotency").is_none() {
+        return;
+    }
+    let mut scope = Here { reader, path: "route", marks };
+    if !ground.has_store && !ground.top.has_data {
+        let message = "route.idempotency is set, and there is neither data nor [idempotency]";
+        scope.fault(&["idempotency"], message, NO_DATA_REMEDY);
+    }
+    times(&mut scope, &routing.keying.rest, policies, ground.storing.timeout);
+    methods(&mut scope, routing);
+    headers(&mut scope, &routing.keying.rest);
+    if routing.repeatable == Repeatable::Always {
+        let message = "route.repeatable is \"always\", and route.idempotency is set";
+        let remedy = "what may be sent twice needs no key; remove one of them";
+        scope.fault(&["repeatable", "idempotency"], message, remedy);
+    }
+    identity(&mut scope, routing, header);
+    let keys = &mut routing.keying;
+    keys.rest.required = keys.required.of(&keys.rest.methods);
+}
+
+/// The owner of a key must have stopped before anybody takes it for dead, and nobody may forget it while it runs. An observer may
+/// see a reservation as long before its owner hears of it as a step of the store takes.
+fn times(scope: &mut Here<'_, '_>, keys: &RouteIdempotency, policies: &Policies, step: Duration) {
+    let paths = &["idempotency.lease", "deadline", "idempotency"];
+    let lease = by_default(scope, "idempotency.lease");
+    match policies.call.deadline {
+        None => {
+            let message = "route.deadline is \"off\", and route.idempotency is set";
+            let remedy = "a key is held for a lease, and a call must be over before: write a deadline, such as \"30s\"";
+            scope.fault(&["deadline", "idempotency"], message, remedy);
+        }
+        Some(deadline) => {
+            let least = deadline.saturating_add(step.max(MARGIN));
+            if keys.lease < least {
+                let (is, deadline) = (show_duration(keys.lease), show_duration(deadline));
+                let message =
+                    format!("route.{lease} is {is}, too short for the route's deadline ({deadline})");
+                let remedy = format!(
+                    "a call must be over before its lease is: write {:?} or more, or shorten the deadline",
+                    show_duration(least)
+                );
+                scope.fault(paths, &message, &remedy);
+            }
+        }
+    }
+    if keys.retention < keys.lease.saturating_mul(2) {
+        let retention = by_default(scope, "idempotency.retention");
+        let (is, lease) = (show_duration(keys.retention), show_duration(keys.lease));
+        let message = format!("route.{retention} is {is}, shorter than two leases ({lease} each)");
+        let remedy = format!(
+            "what runs could be forgotten; write {:?} or more",
+            show_duration(keys.lease.saturating_mul(2))
+        );
+        scope.fault(&["idempotency.retention", "idempotency.lease"], &message, &remedy);
+    }
+}
+
+fn by_default(scope: &Here<'_, '_>, path: &str) -> String {
+    let note = if scope.marks.own(path).is_none() { " (the default)" } else { "" };
+    format!("{path}{note}")
+}
+
+/// A key must be of use with each method, and each that requires one must honour it.
+fn methods(scope: &mut Here<'_, '_>, routing: &Routing) {
+    let keys = &routing.keying;
+    let honoured = &keys.rest.methods;
+    for safe in honoured.iter().filter(|method| SAFE.contains(method)) {
+        let message = format!("route.idempotency.methods holds {safe:?}, which changes nothing");
+        let remedy = "it can be repeated without a key, and its answer would be an old one; leave it out";
+        scope.fault(&["idempotency.methods"], &message, remedy);
+    }
+    let required = keys.required.of(honoured);
+    for other in required.iter().filter(|method| !honoured.contains(method)) {
+        let message = format!("route.idempotency.required holds {other:?}, with which a key is not honoured");
+        let remedy = if SAFE.contains(other) {
+            "it changes nothing and needs no key; leave it out".to_owned()
+        } else {
+            format!("add {other:?} to methods, or leave it out")
+        };
+        scope.fault(&["idempotency.required"], &message, &remedy);
+    }
+    let taken = &routing.methods;
+    if taken.is_empty() {
+        return;
+    }
+    if !honoured.iter().any(|method| taken.contains(method)) {
+        let note = by_default(scope, "idempotency.methods");
+        let message = format!("route.{note} are {}, and the route takes none of them", honoured.join(", "));
+        let remedy =
+            format!("it takes {}; change one of the two lists, or remove the table", taken.join(", "));
+        scope.fault(&["idempotency.methods", "methods", "idempotency"], &message, &remedy);
+    } else if let Some(mark) = scope.marks.own("idempotency.methods") {
+        for idle in honoured.iter().filter(|method| !taken.contains(method)) {
+            let message = format!("route.idempotency.methods holds {idle:?}, which the route does not take");
+            scope.reader.warn(&mark.span, message, "leave it out, or add it to the route's methods");
+        }
+    }
+}
+
+/// Headers must be the request's or the answer's own, and not those of a connection.
+fn headers(scope: &mut Here<'_, '_>, keys: &RouteIdempotency) {
+    let lists = [
+        ("header", std::slice::from_ref(&keys.header)),
+        ("fingerprint_headers", &keys.fingerprint_headers),
+        ("replay_headers", &keys.replay_headers),
+    ];
+    for (setting, names) in lists {
+        let path = join("idempotency", setting);
+        let verb = if setting == "header" { "is" } else { "holds" };
+        for name in names {
+            if let Some((why, remedy)) = unfit(setting, name, keys) {
+                let message = format!("route.{path} {verb} {name:?}, {why}");
+                scope.fault(&[&path], &message, remedy);
+            }
+        }
+    }
+    let changing = |name: &&String| CHANGING.contains(&name.as_str());
+    if let Some(mark) = scope.marks.own("idempotency.fingerprint_headers") {
+        for name in keys.fingerprint_headers.iter().filter(changing) {
+            let message = format!("route.idempotency.fingerprint_headers holds {name:?}");
+            let remedy = "it tends to be another with each repetition, and then every one is refused with 422; leave it out";
+            scope.reader.warn(&mark.span, message, remedy);
+        }
+    }
+}
+
+/// Why a header can't be there, and what to do instead.
+fn unfit(setting: &str, name: &str, keys: &RouteIdempotency) -> Option<(&'static str, &'static str)> {
+    if CONNECTION.contains(&name) {
+        return Some((
+            "which is about a connection and not about what goes through it",
+            "name a header that the proxy passes on",
+        ));
+    }
+    match setting {
+        "fingerprint_headers" if *name == keys.header => {
+            Some(("which carries the key", "it is the same already; leave it out"))
+        }
+        "replay_headers" if name == "set-cookie" => Some((
+            "and a kept cookie would hand a session to whoever repeats the request",
+            "leave it out; a client whose first answer was lost has to sign in again",
+        )),
+        "replay_headers" if name == "idempotent-replayed" => {
+            Some(("which the proxy writes itself", "leave it out"))
+        }
+        _ => None,
+    }
+}
+
+/// Whose key it is must be known, and where it was used must fit into a record.
+fn identity(scope: &mut Here<'_, '_>, routing: &Routing, header: &Range<usize>) {
+    if scope.marks.own("client_key").is_none() && routing.client_key == HashOn::Source {
+        let message = "route.idempotency is set, and client_key (the default) is \"source\"".to_owned();
+        let remedy = "a client that comes back from another address is another one, and its request is carried out again: \
+                      write client_key = \"header:NAME\" of what tells clients apart, or \"source\" to consent";
+        let span = scope.span(&["idempotency"]);
+        scope.reader.warn(&span, message, remedy);
+    }
+    if routing.name.len() > MOST_PLACE_BYTES {
+        let message = "route.name is longer than 255 bytes, and route.idempotency is set".to_owned();
+        let span = scope.marks.own("name").map_or(header.clone(), |mark| mark.span.clone());
+        scope.reader.error(&span, message, "the name is a part of every key; write a short one");
+    }
+}
+
+/// Where keys are kept, if that is said or any route has them.
+pub(super) fn built(proxy: &Proxy, marks: &Marks, routes: &[RouteDraft]) -> Option<KeyStore> {
+    if !is_in_force(marks, routes) {
+        return None;
+    }
+    let Storing { store, timeout, cache, when_corrupt, records, url, pool, prefix } = proxy.storing.clone();
+    let kind = match store {
+        StoreWord::Embedded => {
+            KeyStoreKind::Embedded { folder: proxy.data.clone()?, cache_bytes: cache, when_corrupt }
+        }
+        StoreWord::Memory => KeyStoreKind::Memory { most_records: records },
+        StoreWord::Redis => KeyStoreKind::Redis(proxy.redis.clone()),
+        StoreWord::Postgres => KeyStoreKind::Postgres { url: url?, pool, prefix },
+    };
+    Some(KeyStore { kind, timeout })
+}
+
+/// Whether there is a store at all.
+pub(super) fn is_in_force(marks: &Marks, routes: &[RouteDraft]) -> bool {
+    is_written(marks) || routes.iter().any(|route| route.marks.own("idempotency").is_some())
+}
+
+/// Tells of a store that nothing is kept in.
+pub(super) fn unused(reader: &mut Reader<'_>, draft: &Draft) {
+    let mark = draft.proxy_marks.own("idempotency");
+    let is_used = draft.routes.iter().any(|route| route.marks.own("idempotency").is_some());
+    if let Some(mark) = mark.filter(|_| !is_used) {
+        let message = "idempotency is set, and no route has a table [route.idempotency]".to_owned();
+        reader.warn(&mark.span, message, "nothing is kept there; write one below a [[route]], or remove it");
+    }
+}
+
+const NO_DATA_REMEDY: &str = "write data = \"/var/lib/seaworthy\" at the top; or below [idempotency] store = \"redis\" or \"postgres\", \
+     or store = \"memory\", which forgets every key when the proxy stops, so that what was done before can be done again";
+/// The settings that one kind of store has alone.
+const OWN_SETTINGS: [(&str, StoreWord); 6] = [
+    ("cache", StoreWord::Embedded),
+    ("when_corrupt", StoreWord::Embedded),
+    ("records", StoreWord::Memory),
+    ("url", StoreWord::Postgres),
+    ("pool", StoreWord::Postgres),
+    ("prefix", StoreWord::Postgres),
+];
+/// How much longer than a deadline a lease is at least: the time in which an ended call is known to have ended everywhere.
+const MARGIN: Duration = Duration::from_secs(1);
+/// RFC 9110, section 9.2.1.
+const SAFE: [&str; 4] = ["GET", "HEAD", "OPTIONS", "TRACE"];
+/// RFC 9110, section 7.6.1, and what frames or addresses a message.
+const CONNECTION: [&str; 11] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+/// What names one sending of a request, and not the request.
+const CHANGING: [&str; 5] = ["date", "traceparent", "tracestate", "x-correlation-id", "x-request-id"];
+/// What a record has room for.
+const MOST_PLACE_BYTES: usize = 255;
