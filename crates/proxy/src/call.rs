@@ -8,13 +8,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use seaworthy::classify::Http;
+use seaworthy::idempotency::http as keyed;
 use seaworthy_config::Repeatable;
 use seaworthy_core::call::{Call, Repeat, Start};
 use seaworthy_core::gate::queue::Asking;
 use seaworthy_core::{Instant, Outcome, Rejection, What, Why};
 
 use crate::answer::Problem;
-use crate::choice::Wish;
+use crate::choice;
 use crate::client::Client;
 use crate::download::Download;
 use crate::driver::{Driver, Ending};
@@ -22,6 +23,7 @@ use crate::entrance::Way;
 use crate::flagged::Flagged;
 use crate::flags::{MOST_CONTEXT_BYTES, Question};
 use crate::head::{Asked, Refusal};
+use crate::idempotency::Wish;
 use crate::instead::Instead;
 use crate::kept::{Kept, Serve};
 use crate::ledger::{About, Ledger};
@@ -41,6 +43,13 @@ pub(crate) async fn serve(
         Ok(arrived) => arrived,
         Err(response) => return Ok(*response),
     };
+    let home = &arrived.affair.ledger.client.home;
+    let keys = home.site.routes[arrived.affair.way.route].keys.as_ref();
+    match keys.map_or(Wish::Nothing, |keys| keys.wish(&arrived.asked)) {
+        Wish::Nothing => {}
+        Wish::Once(key) => return Ok(Box::pin(arrived.once(key)).await),
+        Wish::Wrong(problem) => return Ok(arrived.affair.refuse(&problem)),
+    }
     if arrived.affair.kept.is_some() {
         return Ok(Box::pin(arrived.kept_or_asked()).await);
     }
@@ -53,7 +62,7 @@ pub(crate) struct Affair {
     pub way: Way,
     pub asking: Asking,
     /// When it is over for its caller, however far it has come.
-    deadline: Option<Instant>,
+    pub deadline: Option<Instant>,
     /// How long the caller waits, if it said so.
     pub patience: Option<Duration>,
     /// What it asks a flag service, if it does.
@@ -66,17 +75,17 @@ pub(crate) struct Affair {
 }
 
 /// A call whose route is known.
-struct Arrived {
-    affair: Affair,
-    asked: Asked,
+pub(crate) struct Arrived {
+    pub affair: Affair,
+    pub asked: Asked,
     /// `None` of a call that the proxy makes by itself.
-    body: Option<Incoming>,
+    pub body: Option<Incoming>,
 }
 
 /// A call on its way.
-struct Running {
-    affair: Affair,
-    driver: Driver,
+pub(crate) struct Running {
+    pub affair: Affair,
+    pub driver: Driver,
 }
 
 /// Reads the request and finds where it goes, or answers it at once.
@@ -202,7 +211,7 @@ impl Arrived {
     }
 
     /// The answer to a call that a rate or a door refused.
-    async fn refused(self, rejection: Rejection) -> Response<Download> {
+    pub(crate) async fn refused(self, rejection: Rejection) -> Response<Download> {
         let Self { mut affair, asked, body } = self;
         let home = affair.ledger.client.home.clone();
         affair.note(What::Rejected(rejection));
@@ -224,16 +233,12 @@ impl Arrived {
     fn start(self) -> Running {
         let Self { affair, mut asked, body } = self;
         let home = &affair.ledger.client.home;
-        let (now, route, upstream) = (home.clock().now(), affair.way.route, affair.way.upstream);
-        let mut repeat = repeat(home, route, &asked);
+        let mut repeat = repeat(home, affair.way.route, &asked);
         if affair.question.is_some() {
             // Its answer is read here; and evaluating a flag changes nothing.
             asked.headers.remove(header::ACCEPT_ENCODING);
             repeat = if repeat == Repeat::Never && !asked.is_repeat { Repeat::Safe } else { repeat };
         }
-        let start = Start { deadline: affair.deadline, repeat, seed: home.ids.borrow_mut().draw() };
-        let commons = &home.service(upstream).commons;
-        let call = Call::start(home.plan(route), now, start, &mut { commons });
         let most = if affair.question.is_some() {
             MOST_CONTEXT_BYTES
         } else if repeat == Repeat::Never {
@@ -242,17 +247,29 @@ impl Arrived {
             home.site.config.limits.body_replay_bytes as usize
         };
         let tape = tape(home, body, most);
+        Running::begin(affair, asked, repeat, tape)
+    }
+}
+
+impl Running {
+    /// Starts the call; what is left of its body is on the tape.
+    pub(crate) fn begin(affair: Affair, asked: Asked, repeat: Repeat, tape: Option<Rc<Tape>>) -> Self {
+        let home = &affair.ledger.client.home;
+        let (now, route, upstream) = (home.clock().now(), affair.way.route, affair.way.upstream);
+        let start = Start { deadline: affair.deadline, repeat, seed: home.ids.borrow_mut().draw() };
+        let commons = &home.service(upstream).commons;
+        let call = Call::start(home.plan(route), now, start, &mut { commons });
         let key = standing::together(upstream, &asked, &affair.ledger.client);
-        let wish = Wish::new(key, repeat != Repeat::Never, affair.asking.criticality);
+        let wish = choice::Wish::new(key, repeat != Repeat::Never, affair.asking.criticality);
         let outgoing = Outgoing::new(home, upstream, asked, affair.asking.criticality);
         let driver = Driver::new(home.clone(), upstream, call, outgoing, tape, wish);
-        Running { affair, driver }
+        Self { affair, driver }
     }
 }
 
 impl Affair {
     /// Waits until the rates and every door have let the call in.
-    async fn enter(&mut self) -> Result<(), Rejection> {
+    pub(crate) async fn enter(&mut self) -> Result<(), Rejection> {
         let home = self.ledger.client.home.clone();
         let site = &home.site;
         for meter in site.meter.iter().chain(&site.routes[self.way.route].meter) {
@@ -264,6 +281,13 @@ impl Affair {
         self.ledger.pass.enter(&home, self.way, self.asking, &mut self.why).await
     }
 
+    /// Answers with a problem.
+    pub(crate) fn refuse(self, problem: &keyed::Problem) -> Response<Download> {
+        let own =
+            Problem { status: problem.status, detail: &problem.detail, retry_after: problem.retry_after };
+        self.manner.refuse(self.ledger, &own, self.why)
+    }
+
     /// Notes what was decided about the whole call.
     pub(crate) fn note(&mut self, what: What) {
         let now = self.ledger.client.home.clock().now();
@@ -271,14 +295,15 @@ impl Affair {
     }
 }
 
-fn tape(home: &Rc<Worker>, body: Option<Incoming>, kept: usize) -> Option<Rc<Tape>> {
+/// What `body` brings, of which up to `kept` bytes are kept.
+pub(crate) fn tape(home: &Rc<Worker>, body: Option<Incoming>, kept: usize) -> Option<Rc<Tape>> {
     let body = body?;
     (!body.is_end_stream()).then(|| Tape::new(home.clone(), body, kept))
 }
 
 impl Running {
     /// The answer to the client.
-    async fn finish(self, ending: Ending) -> Response<Download> {
+    pub(crate) async fn finish(self, ending: Ending) -> Response<Download> {
         let Self { mut affair, driver } = self;
         affair.ledger.attempts = driver.attempts();
         affair.why.extend(driver.why());
@@ -319,7 +344,7 @@ fn question(home: &Worker, way: Way, asked: &Asked) -> Option<Question> {
 
 /// Whether the request may be sent more than once. One that is another hop's second attempt is not: the hop before us
 /// retries, and two hops of three attempts each would make nine.
-fn repeat(home: &Worker, route: usize, asked: &Asked) -> Repeat {
+pub(crate) fn repeat(home: &Worker, route: usize, asked: &Asked) -> Repeat {
     if asked.is_repeat || asked.upgrade {
         return Repeat::Never;
     }

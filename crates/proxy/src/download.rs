@@ -12,9 +12,11 @@ use bytes::Bytes;
 use http::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use seaworthy::classify::Grpc;
+use seaworthy::idempotency::StoreError;
 use seaworthy_core::{Failure, Instant, Outcome};
 
 use crate::degrade::Recorder;
+use crate::idempotency::Kept;
 use crate::ledger::Ledger;
 use crate::names;
 use crate::pool::Link;
@@ -26,6 +28,8 @@ pub(crate) enum Download {
     Own(Bytes),
     /// An upstream's.
     Stream(Stream),
+    /// One that is kept under an idempotency key.
+    Kept(Box<Kept>),
 }
 
 /// An upstream's body.
@@ -51,6 +55,8 @@ pub(crate) enum Broken {
     Upstream(hyper::Error),
     /// Nothing came for too long.
     Stalled,
+    /// The store that keeps it has it no more.
+    Store(StoreError),
 }
 
 impl std::fmt::Display for Broken {
@@ -58,6 +64,7 @@ impl std::fmt::Display for Broken {
         f.write_str(match self {
             Self::Upstream(_) => "the upstream's answer broke off",
             Self::Stalled => "the upstream's answer stalled",
+            Self::Store(_) => "the kept answer can't be read",
         })
     }
 }
@@ -67,6 +74,7 @@ impl std::error::Error for Broken {
         match self {
             Self::Upstream(error) => Some(error),
             Self::Stalled => None,
+            Self::Store(error) => Some(error),
         }
     }
 }
@@ -174,6 +182,7 @@ impl Body for Download {
             Self::Own(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Self::Own(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Stream(stream) => stream,
+            Self::Kept(kept) => return kept.poll(cx),
         };
         if stream.ended {
             return Poll::Ready(None);
@@ -215,6 +224,7 @@ impl Body for Download {
         match self {
             Self::Own(bytes) => bytes.is_empty(),
             Self::Stream(stream) => stream.ended,
+            Self::Kept(kept) => kept.is_end_stream(),
         }
     }
 
@@ -223,6 +233,7 @@ impl Body for Download {
             Self::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(stream) if stream.ended => SizeHint::with_exact(0),
             Self::Stream(stream) => stream.body.size_hint(),
+            Self::Kept(kept) => kept.size_hint(),
         }
     }
 }

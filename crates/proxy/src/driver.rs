@@ -59,6 +59,8 @@ pub(crate) struct Driver {
     moved: usize,
     /// How the last attempt ended.
     pub last: Outcome,
+    /// Whether an attempt ended without an answer, though the upstream may have done what it asked for.
+    pub in_doubt: bool,
 }
 
 impl Driver {
@@ -83,6 +85,7 @@ impl Driver {
             wish,
             moved: 0,
             last: Outcome::Ignored,
+            in_doubt: false,
         }
     }
 
@@ -129,6 +132,7 @@ impl Driver {
             };
             let Some((attempt, done)) = flights.poll(cx) else {
                 if let Some(ending) = self.client_stalled(now) {
+                    self.acquit();
                     return Poll::Ready(ending);
                 }
                 self.legs.tell_overdue(now, self.home.clock());
@@ -139,6 +143,7 @@ impl Driver {
             };
             if done.result.is_err() && self.tape.as_ref().is_some_and(|tape| tape.is_broken()) {
                 let too_long = self.tape.as_ref().is_some_and(|tape| tape.is_too_long());
+                self.acquit();
                 return Poll::Ready(if too_long { Ending::TooLong } else { Ending::ClientBroke });
             }
             self.ended(now, attempt, done);
@@ -162,6 +167,7 @@ impl Driver {
                             self.wish.failed(&leg.node.endpoint.region, failure);
                         }
                         self.last = why.outcome();
+                        self.in_doubt = true;
                         leg.settle(now, why.outcome());
                     }
                 }
@@ -241,6 +247,7 @@ impl Driver {
                 let failure = self.as_replayable(failure);
                 let outcome = Outcome::failed(failure);
                 self.last = outcome;
+                self.in_doubt |= !failure.is_unsent();
                 if let Some(mut leg) = self.legs.take(attempt) {
                     self.wish.failed(&leg.node.endpoint.region, failure);
                     leg.settle(now, outcome);
@@ -287,6 +294,11 @@ impl Driver {
         }
     }
 
+    /// It is the client's fault: however long the attempts have lasted, their guards settle them as abandoned.
+    fn acquit(&mut self) {
+        self.legs = Legs::default();
+    }
+
     /// Whether the client has kept its own call waiting for too long.
     fn client_stalled(&self, now: Instant) -> Option<Ending> {
         let due = self.tape.as_ref()?.due(now);
@@ -300,13 +312,19 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if !self.call.is_finished() {
-            // The attempts' own dues are settled by their guards.
-            self.call.on_event(
-                self.home.clock().now(),
-                Event::CallerGone,
-                &mut commons(&self.home, self.upstream),
-            );
+        if self.call.is_finished() {
+            return;
+        }
+        let now = self.home.clock().now();
+        // An attempt that waits for its caller's next bytes is not late.
+        self.tell_of_body(now);
+        let home = self.home.clone();
+        let mut shared = commons(&home, self.upstream);
+        self.call.on_event(now, Event::CallerGone, &mut shared);
+        while let Action::Cancel { attempt, why } = self.call.next_action(now, &mut shared) {
+            if let Some(mut leg) = self.legs.take(attempt) {
+                leg.settle(now, why.outcome());
+            }
         }
     }
 }

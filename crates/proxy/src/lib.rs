@@ -42,6 +42,7 @@ mod full;
 #[doc(hidden)]
 pub mod fuzzing;
 mod head;
+mod idempotency;
 mod ids;
 mod instead;
 mod journal;

@@ -90,7 +90,16 @@ impl Manner {
 
     /// An answer that is there at once.
     pub(crate) fn own(&self, ledger: Box<Ledger>, response: Response<Bytes>, why: Why) -> Response<Download> {
-        let mut response = response.map(Download::own);
+        self.given(ledger, response.map(Download::own), why)
+    }
+
+    /// An answer whose head is there at once.
+    pub(crate) fn given(
+        &self,
+        ledger: Box<Ledger>,
+        mut response: Response<Download>,
+        why: Why,
+    ) -> Response<Download> {
         if !self.id.is_empty() {
             response.headers_mut().entry(names::REQUEST_ID).or_insert(self.id.clone());
         }
@@ -127,6 +136,18 @@ impl Manner {
         let mut response = problem.answer(self.grpc, &self.id, &why);
         self.close(ledger, &mut response, why);
         response
+    }
+
+    /// A problem that keeps the call from its upstream.
+    pub(crate) fn refuse(&self, ledger: Box<Ledger>, problem: &Problem<'_>, why: Why) -> Response<Download> {
+        let mut response = self.problem(problem, &why);
+        self.close(ledger, &mut response, why);
+        response
+    }
+
+    /// A problem of a call whose books are closed elsewhere.
+    pub(crate) fn problem(&self, problem: &Problem<'_>, why: &Why) -> Response<Download> {
+        problem.answer(self.grpc, &self.id, why)
     }
 
     fn close(&self, mut ledger: Box<Ledger>, response: &mut Response<Download>, why: Why) {

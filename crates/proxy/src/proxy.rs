@@ -16,6 +16,7 @@ use seaworthy_config::{Config, Degrade, Level, Route};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::idempotency::{self, Clerk};
 use crate::journal::{Journal, Writer};
 use crate::keeper::{self, Order};
 use crate::listen;
@@ -58,9 +59,10 @@ impl Proxy {
             .map(|redis| Store::new(redis.url.as_str(), redis.timeout, &redis.prefix, arbitrary_seed()));
         let redis = redis.transpose().map_err(Error::Redis)?;
         let words = words(&config)?;
-        let site = Arc::new(Site::new(config, workers, redis, words, journal, tell));
+        let (keys, clerk) = idempotency::open(&config, &journal)?;
+        let site = Arc::new(Site::new(config, workers, redis, keys, words, journal, tell));
         let shim = Shim::ourselves(SHIM);
-        Ok(Bound { site, shares, addresses, admin, writer, orders, shim })
+        Ok(Bound { site, shares, addresses, admin, clerk, writer, orders, shim })
     }
 }
 
@@ -109,6 +111,8 @@ pub enum Error {
     },
     /// What was said of Redis can't be used.
     Redis(redis::RedisError),
+    /// The store of idempotency keys can't be used.
+    Keys(Box<dyn std::error::Error + Send + Sync>),
     /// A worker ended by a mistake of ours; what it said is on standard error.
     Worker,
 }
@@ -123,6 +127,7 @@ impl fmt::Display for Error {
                 write!(f, "can't read {}, which a fallback is to answer with", path.display())
             }
             Self::Redis(_) => f.write_str("can't use the address of Redis"),
+            Self::Keys(_) => f.write_str("can't use the store of idempotency keys"),
             Self::Worker => f.write_str("a worker stopped by mistake"),
         }
     }
@@ -136,6 +141,7 @@ impl std::error::Error for Error {
             | Self::Thread(source)
             | Self::Signals(source) => Some(source),
             Self::Redis(source) => Some(source),
+            Self::Keys(source) => Some(&**source),
             Self::Worker => None,
         }
     }
@@ -148,6 +154,7 @@ pub struct Bound {
     shares: Vec<Vec<TcpListener>>,
     addresses: Vec<SocketAddr>,
     admin: Option<TcpListener>,
+    clerk: Option<Clerk>,
     writer: Writer,
     orders: mpsc::UnboundedReceiver<Order>,
     shim: Shim,
@@ -194,7 +201,7 @@ impl Bound {
         shutdown: impl Future<Output = ()>,
         at_once: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        let Self { site, shares, addresses, admin, writer, orders, shim } = self;
+        let Self { site, shares, addresses, admin, clerk, writer, orders, shim } = self;
         let (stage, seen) = watch::channel(Stage::Serving);
         let (ended, mut endings) = tokio::sync::mpsc::unbounded_channel();
         let (begun, begins) = oneshot::channel();
@@ -210,6 +217,10 @@ impl Bound {
                 let _ended = ended;
                 serve(site, number, listeners, seen)
             })?);
+        }
+        if let Some(clerk) = clerk {
+            let seen = seen.clone();
+            threads.push(spawn("keys", move || clerk.serve(seen))?);
         }
         if let Some(listener) = admin {
             let (site, seen) = (site.clone(), seen.clone());

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use seaworthy::idempotency::Store as KeyStore;
 use seaworthy::shared::{Bulkhead, Commons, Door, Throttle};
 use seaworthy_config::{Config, Gate, Level, Route};
 use seaworthy_core::call::{self, Plan};
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::flags::FlagRoute;
 use crate::fleet::Fleet;
+use crate::idempotency::RouteKeys;
 use crate::instead::Since;
 use crate::journal::Journal;
 use crate::keeper::{Order, hash};
@@ -35,6 +37,8 @@ pub(crate) struct Site {
     pub meter: Option<Meter>,
     /// Where rates are counted that proxies share.
     pub redis: Option<Arc<Store>>,
+    /// Where idempotency keys are kept, if anywhere.
+    pub keys: Option<Arc<dyn KeyStore>>,
     /// The good answers that are kept.
     pub shelf: Shelf,
     /// How hard it is for the host.
@@ -67,6 +71,8 @@ pub(crate) struct RouteState {
     pub meter: Option<Meter>,
     /// What it knows of flags, if its upstream is a flag service.
     pub flags: Option<FlagRoute>,
+    /// What was asked for under idempotency keys, if it honours them.
+    pub keys: Option<RouteKeys>,
     /// The body of its own answer.
     pub words: Bytes,
     /// Since when its upstream has had no answer.
@@ -92,6 +98,7 @@ impl Site {
         config: Config,
         workers: usize,
         redis: Option<Store>,
+        keys: Option<Arc<dyn KeyStore>>,
         words: Vec<Bytes>,
         journal: Journal,
         orders: mpsc::UnboundedSender<Order>,
@@ -108,6 +115,7 @@ impl Site {
             door: route.gate.map(door),
             meter: route.rate.map(|rate| Meter::new(&format!("route:{}", route.name), Settings::from(&rate))),
             flags: flags(&config, route, &journal),
+            keys: route_keys(&config, route, keys.as_ref()),
             words,
             degraded: Since::default(),
         });
@@ -117,6 +125,7 @@ impl Site {
             routes: routes.collect(),
             meter: config.rate.map(|rate| Meter::new("all", Settings::from(&rate))),
             redis: redis.map(Arc::new),
+            keys,
             shelf: Shelf::new(config.stale_memory),
             pressure: Mutex::new(Pressure::new(config.pressure)),
             tuning: Mutex::new(Tuning::of(&config)),
@@ -295,6 +304,11 @@ fn flags(config: &Config, route: &Route, journal: &Journal) -> Option<FlagRoute>
     Some(FlagRoute::new(defaults, file, move |notice| {
         journal.event(Level::Warn, "flags", &[("route", &name), ("notice", &notice.to_string())]);
     }))
+}
+
+/// What the route keeps under idempotency keys, if it does.
+fn route_keys(config: &Config, route: &Route, store: Option<&Arc<dyn KeyStore>>) -> Option<RouteKeys> {
+    Some(RouteKeys::new(route.idempotency.as_ref()?, store?.clone(), config.idempotency.as_ref()?))
 }
 
 fn door(gate: Gate) -> Door {

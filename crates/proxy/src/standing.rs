@@ -20,6 +20,11 @@ pub(crate) fn caller(route: usize, asked: &Asked, client: &Client) -> u64 {
     key(&client.home.site.config.routes[route].client_key, asked, client).unwrap_or_default()
 }
 
+/// Who calls, in its own words; `None` if it does not say what the route asks for.
+pub(crate) fn who<'a>(route: usize, asked: &'a Asked, client: &Client) -> Option<Cow<'a, [u8]>> {
+    find(&client.home.site.config.routes[route].client_key, asked, client)
+}
+
 /// How much the call matters: as its client's entry says, or its route. A caller's own word counts where the route trusts it,
 /// and to less everywhere.
 pub(crate) fn criticality(route: usize, asked: &Asked, client: &Client) -> Criticality {

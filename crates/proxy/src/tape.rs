@@ -85,6 +85,17 @@ impl Tape {
 
     /// All of it, read to its end; `None` if it broke off, stalled or is longer than what is kept.
     pub(crate) async fn whole(&self) -> Option<Bytes> {
+        self.fill().await;
+        self.is_whole().then(|| self.reel.borrow().kept.concat().into())
+    }
+
+    /// Shows each piece that is kept.
+    pub(crate) fn show(&self, mut piece: impl FnMut(&[u8])) {
+        self.reel.borrow().kept.iter().for_each(|kept| piece(kept));
+    }
+
+    /// Reads it to its end, if it can be kept.
+    pub(crate) async fn fill(&self) {
         poll_fn(|cx| {
             loop {
                 if self.is_spent() || self.is_broken() || self.reel.borrow().ended {
@@ -99,7 +110,6 @@ impl Tape {
             }
         })
         .await;
-        self.is_whole().then(|| self.reel.borrow().kept.concat().into())
     }
 
     /// When the client has kept an attempt waiting for too long.

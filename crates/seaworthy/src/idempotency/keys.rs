@@ -278,9 +278,7 @@ impl Keys {
     fn replay(&self, id: &Id, record: Record) -> Begun {
         self.shared.count("replayed");
         Begun::Replay(Replay {
-            keys: self.clone(),
-            id: id.clone(),
-            token: record.standing.token,
+            pieces: Pieces { keys: self.clone(), id: id.clone(), token: record.standing.token },
             changed: record.changed,
             answer: record.answer.unwrap_or_default(),
         })
@@ -470,6 +468,12 @@ impl Running {
         self.until
     }
 
+    /// The pieces of its body that were put.
+    #[must_use]
+    pub fn pieces(&self) -> Pieces {
+        Pieces { keys: self.keys.clone(), id: self.id.clone(), token: self.hold.token }
+    }
+
     /// Keeps a piece of a long body, before the operation is settled with what says how many there are.
     ///
     /// # Errors
@@ -541,9 +545,7 @@ fn heard(step: Result<bool, StoreError>) -> Result<(), Unsettled> {
 /// An earlier result.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    keys: Keys,
-    id: Id,
-    token: Token,
+    pieces: Pieces,
     changed: Duration,
     answer: Answer,
 }
@@ -558,7 +560,7 @@ impl Replay {
     /// Which reservation of the key left it.
     #[must_use]
     pub const fn token(&self) -> Token {
-        self.token
+        self.pieces.token
     }
 
     /// When it was kept, by the store's wall clock, since the Unix epoch.
@@ -567,31 +569,47 @@ impl Replay {
         self.changed
     }
 
-    /// A further piece of the body.
-    ///
-    /// # Errors
-    /// The store is down, or the piece is gone.
-    pub async fn chunk(&self, number: u32) -> Result<Bytes, StoreError> {
-        let shared = &self.keys.shared;
-        match shared.step(shared.store.chunk(&self.id, self.token, number)).await? {
-            Some(bytes) => Ok(bytes),
-            None => Err(StoreError::Corrupt(format!("piece {number} of the result of {} is gone", self.id))),
-        }
+    /// What follows the beginning of the body.
+    #[must_use]
+    pub const fn pieces(&self) -> &Pieces {
+        &self.pieces
     }
 
     /// The whole body.
     ///
     /// # Errors
-    /// As of [`chunk`](Self::chunk).
+    /// As of [`Pieces::get`].
     pub async fn body(&self) -> Result<Bytes, StoreError> {
         if self.answer.chunks == 0 {
             return Ok(self.answer.body.clone());
         }
         let mut whole = self.answer.body.to_vec();
         for number in 0..self.answer.chunks {
-            whole.extend_from_slice(&self.chunk(number).await?);
+            whole.extend_from_slice(&self.pieces.get(number).await?);
         }
         Ok(whole.into())
+    }
+}
+
+/// The pieces of a long body.
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    keys: Keys,
+    id: Id,
+    token: Token,
+}
+
+impl Pieces {
+    /// The `number`th of them, from 0.
+    ///
+    /// # Errors
+    /// The store is down, or the piece is gone.
+    pub async fn get(&self, number: u32) -> Result<Bytes, StoreError> {
+        let shared = &self.keys.shared;
+        match shared.step(shared.store.chunk(&self.id, self.token, number)).await? {
+            Some(bytes) => Ok(bytes),
+            None => Err(StoreError::Corrupt(format!("piece {number} of the result of {} is gone", self.id))),
+        }
     }
 }
 

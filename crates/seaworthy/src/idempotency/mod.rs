@@ -5,7 +5,7 @@ mod keys;
 mod run;
 pub mod store;
 
-pub use keys::{Begun, Busy, COUNTED, Config, Keys, Refusal, Replay, Running, Unsettled, WhenDown};
+pub use keys::{Begun, Busy, COUNTED, Config, Keys, Pieces, Refusal, Replay, Running, Unsettled, WhenDown};
 pub use run::{Ran, Recorded, RunError};
 pub use seaworthy_core::idempotency::{BadKey, Fingerprint, Key, OnUnknown, Phase, Standing, Token};
 pub use store::{Answer, Id, Store, StoreError};
