@@ -40,7 +40,7 @@ pub struct Config {
     pub gate: Option<Gate>,
     /// How many calls all routes together take in a while, if there is a limit.
     pub rate: Option<RateLimit>,
-    /// Where rates are counted that several proxies share, if anywhere.
+    /// Where rates are counted and idempotency keys kept that several proxies share, if anywhere.
     pub redis: Option<Redis>,
     /// How short the host may be of something before every limit is lowered.
     pub pressure: Valid<pressure::Config>,

@@ -76,7 +76,7 @@ pub enum WhenDown {
     Refuse,
 }
 
-/// Where rates are counted that several proxies share.
+/// A server for what several proxies share: rates, and idempotency keys.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Redis {

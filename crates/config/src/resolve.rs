@@ -126,7 +126,7 @@ fn document(mut reader: Reader<'_>, root: &DeTable<'_>, is_command_line: bool) -
     overload::wanted(&mut proxy.gating, &mut proxy.rating, &proxy_marks);
     let top = Top::of(root);
     overload::process(&mut reader, &proxy, &proxy_marks, top);
-    idempotency::process(&mut reader, &proxy.storing, &proxy_marks, top);
+    idempotency::process(&mut reader, root, &proxy.storing, &proxy_marks, top);
 
     let clients = overload::clients(&mut reader, root);
     let processes = topology::processes(&mut reader, root);

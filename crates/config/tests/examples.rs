@@ -71,6 +71,22 @@ fn mistakes_about_overload_are_found_at_once() {
 }
 
 #[test]
+fn mistakes_about_keys_are_found_at_once() {
+    let mistakes = example("idempotency-mistakes.toml").unwrap_err();
+    assert_eq!((mistakes.errors.len(), mistakes.warnings.len()), (16, 0));
+    insta::assert_snapshot!(mistakes);
+}
+
+#[test]
+fn what_is_in_force_where_payments_are_taken_once() {
+    let config = example("idempotency.toml").unwrap();
+    assert_eq!(config.warnings, []);
+    let told = config.effective.settings.iter().filter(|setting| !matches!(setting.origin, Origin::Default));
+    let told: String = told.map(|s| format!("{} = {}  # {}\n", s.path, s.value, s.origin)).collect();
+    insta::assert_snapshot!(told);
+}
+
+#[test]
 fn what_is_in_force_on_a_busy_day() {
     let config = example("overload.toml").unwrap();
     assert_eq!(config.warnings, []);
@@ -92,7 +108,7 @@ fn what_is_in_force_with_processes() {
 /// The listing of what is in force is itself a configuration, and means the same.
 #[test]
 fn what_is_in_force_can_be_written_back() {
-    for name in ["shop.toml", "topology.toml", "overload.toml"] {
+    for name in ["shop.toml", "topology.toml", "overload.toml", "idempotency.toml"] {
         let example = example(name).unwrap();
         assert_eq!(example.warnings, []);
         let text = written_back(&example);
@@ -101,6 +117,7 @@ fn what_is_in_force_can_be_written_back() {
         assert_eq!((again.upstreams, again.routes), (example.upstreams, example.routes));
         assert_eq!((again.listen, again.limits, again.log), (example.listen, example.limits, example.log));
         assert_eq!((again.gate, again.rate, again.redis), (example.gate, example.rate, example.redis));
+        assert_eq!(again.idempotency, example.idempotency);
         assert_eq!((again.pressure, again.stale_memory), (example.pressure, example.stale_memory));
         assert_eq!((again.zone, again.region, again.data), (example.zone, example.region, example.data));
     }

@@ -128,6 +128,25 @@ messages! {
     fallback_from_two_places: "[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nfallback = { body = \"x\", file = \"x.html\" }\n[[route]]\npath = \"/b\"\nfallback.file = \"pages/\"\n";
     flags_without_a_folder: "[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nflags.defaults = { a = true }\n";
     bad_flags: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nflags.defaults = { \"\" = true, b = 1979-05-27, c = [1, inf], d = 99999999999999999999 }\n[[route]]\npath = \"/b\"\nflags = { defaults = true, default = 1 }\n";
+    bad_store_of_keys: "[idempotency]\nstore = \"postgrse\"\ntimeout = \"5m\"\ncache = \"64KiB\"\nwhen_corrupt = \"begin anew\"\nrecords = 0\nurl = \"mysql://me:hunter2@db/keys\"\npool = 0\nprefix = \"2keys\"\nfsync = true\n[upstream.a]\nendpoints = \"http://a\"\n";
+    bad_urls_of_keys: "[idempotency]\nstore = \"postgres\"\nurl = \"postgres://me:hunter2@db/keys?sslmode=require\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    bad_keys: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = { methods = \"post\", required = \"PSOT\", header = \"a b\", fingerprint_headers = [\"\", \"a\", \"A\"], keep = \"successes\", replay_headers = [], lease = 60, retention = \"0s\", unknown = \"forget\", busy = \"wait\", answer_bytes = \"0B\", request_bytes = 1000, when_down = \"local\", ttl = \"1h\" }\n";
+    keys_without_a_folder: "[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = {}\n";
+    keys_in_a_file_without_a_folder: "[idempotency]\ncache = \"8MiB\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = {}\n";
+    keys_in_a_redis_that_is_not_there: "idempotency.store = \"redis\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = {}\n";
+    keys_in_a_postgres_that_is_nowhere: "idempotency.store = \"postgres\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = {}\n";
+    keys_held_for_less_than_a_call: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\ndeadline = \"2m\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = {}\n[[route]]\npath = \"/b\"\nclient_key = \"header:k\"\ndeadline = \"10s\"\nidempotency.lease = \"10s\"\n[[route]]\npath = \"/c\"\nclient_key = \"header:k\"\ndeadline = \"30s\"\nidempotency = { lease = \"1m\", retention = \"1m\" }\n";
+    keys_held_for_less_than_a_call_and_a_step: "idempotency = { store = \"memory\", timeout = \"5s\" }\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency.lease = \"34s\"\n";
+    keys_of_calls_without_an_end: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\ndeadline = \"off\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = {}\n";
+    keys_of_what_changes_nothing: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = { methods = [\"GET\", \"POST\"], required = [\"POST\", \"PUT\", \"HEAD\"] }\n";
+    keys_of_what_a_route_does_not_take: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nmethods = [\"GET\", \"PUT\"]\nidempotency = {}\n";
+    keys_and_headers_of_a_connection: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = { header = \"Connection\", fingerprint_headers = [\"TE\"], replay_headers = [\"Transfer-Encoding\", \"Set-Cookie\", \"Idempotent-Replayed\"] }\n[[route]]\npath = \"/b\"\nclient_key = \"header:k\"\nidempotency.fingerprint_headers = \"idempotency-key\"\n";
+    keys_of_what_may_be_sent_twice: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nrepeatable = \"always\"\nidempotency = {}\n";
+    warns_of_keys_by_address: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nidempotency = {}\n";
+    warns_of_keys_that_are_never_kept: "data = \"/d\"\nidempotency = {}\n[upstream.a]\nendpoints = \"http://a\"\n";
+    warns_of_settings_of_another_store: "[idempotency]\nstore = \"memory\"\ncache = \"8MiB\"\nwhen_corrupt = \"refuse\"\nurl = \"postgres://me:hunter2@db/keys\"\npool = 4\nprefix = \"keys\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = {}\n";
+    warns_of_keys_with_methods_that_do_not_come: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nmethods = [\"POST\"]\nidempotency.methods = [\"POST\", \"DELETE\"]\n";
+    warns_of_fingerprints_that_change: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency.fingerprint_headers = [\"x-tenant\", \"traceparent\"]\n";
     times_below_zero: "drain = \"-5s\"\n[limits]\nheader_bytes = \"-8KiB\"\n[upstream.a]\nendpoints = \"http://a\"\n";
     tabs_and_wide_letters: "[upstream.a]\n\tendpoints = [\"http://ä\",\t\"http://ö\"] # \u{1F6A2}\n";
 }

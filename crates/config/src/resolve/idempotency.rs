@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use toml::de::DeTable;
+
 use super::overload::{Here, Top};
 use super::{Draft, RouteDraft};
 use crate::idempotency::{KeyStore, KeyStoreKind, RouteIdempotency, StoreWord};
@@ -13,23 +15,34 @@ use crate::table::join;
 use crate::units::show_duration;
 
 /// Checks what the top of the file says of the store, if it says anything.
-pub(super) fn process(reader: &mut Reader<'_>, storing: &Storing, marks: &Marks, top: Top) {
-    let mut scope = Here { reader, path: "", marks };
-    if !is_written(marks) {
+pub(super) fn process(
+    reader: &mut Reader<'_>,
+    root: &DeTable<'_>,
+    storing: &Storing,
+    marks: &Marks,
+    top: Top,
+) {
+    let table = root.get("idempotency").and_then(|value| value.get_ref().as_table());
+    let is_there = |key: &str| table.is_some_and(|table| table.contains_key(key));
+    let is_unread = is_there("store") && marks.own("idempotency.store").is_none();
+    if !is_written(marks) || is_unread {
         return;
     }
+    let mut scope = Here { reader, path: "", marks };
     let at = &["idempotency.store", "idempotency"];
     match storing.store {
         StoreWord::Embedded if !top.has_data => {
-            let by_default = if marks.own("idempotency.store").is_none() { " (the default)" } else { "" };
-            let message = format!("idempotency.store{by_default} is \"embedded\", and there is no data");
+            let message = format!("{} is \"embedded\", and there is no data", by_default(&scope, at[0]));
             scope.fault(at, &message, NO_DATA_REMEDY);
         }
         StoreWord::Redis if !top.has_redis => {
             let remedy = "write [redis] and below it url = \"redis://10.0.0.5:6379\", or name another store";
             scope.fault(at, "idempotency.store is \"redis\", and there is no [redis]", remedy);
         }
-        StoreWord::Postgres if storing.url.is_none() && !was_tried(&scope) => {
+        // One that can't be read was told.
+        StoreWord::Postgres
+            if storing.url.is_none() && (!is_there("url") || marks.own("idempotency.url").is_some()) =>
+        {
             let remedy =
                 "write where the server is: url = \"postgres://seaworthy:password@10.0.0.6:5432/keys\"";
             scope.fault(at, "idempotency.store is \"postgres\", and there is no url", remedy);
@@ -45,11 +58,6 @@ pub(super) fn process(reader: &mut Reader<'_>, storing: &Storing, marks: &Marks,
             scope.reader.warn(&mark.span, message, remedy);
         }
     }
-}
-
-/// Whether a URL was written that can't be read, which was told.
-fn was_tried(scope: &Here<'_, '_>) -> bool {
-    scope.reader.found.iter().any(|found| found.message.starts_with("idempotency.url "))
 }
 
 /// Whether there is a table `[idempotency]`.
@@ -113,8 +121,13 @@ fn times(scope: &mut Here<'_, '_>, keys: &RouteIdempotency, policies: &Policies,
                 let (is, deadline) = (show_duration(keys.lease), show_duration(deadline));
                 let message =
                     format!("route.{lease} is {is}, too short for the route's deadline ({deadline})");
+                let and_a_step = if step > MARGIN {
+                    format!(", and a step of the store ({}) with it", show_duration(step))
+                } else {
+                    String::new()
+                };
                 let remedy = format!(
-                    "a call must be over before its lease is: write {:?} or more, or shorten the deadline",
+                    "a call must be over before its lease is{and_a_step}: write {:?} or more, or shorten the deadline",
                     show_duration(least)
                 );
                 scope.fault(paths, &message, &remedy);
@@ -206,7 +219,7 @@ fn headers(scope: &mut Here<'_, '_>, keys: &RouteIdempotency) {
 fn unfit(setting: &str, name: &str, keys: &RouteIdempotency) -> Option<(&'static str, &'static str)> {
     if CONNECTION.contains(&name) {
         return Some((
-            "which is about a connection and not about what goes through it",
+            "which is about how a message travels and not about what it says",
             "name a header that the proxy passes on",
         ));
     }

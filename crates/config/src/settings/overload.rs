@@ -183,7 +183,7 @@ pub(super) static ROUTE_RATE: Table<Routing> = rate_table!(
 
 pub(super) static REDIS: Table<Proxy> = Table {
     name: "redis",
-    doc: "Where rates are counted that several proxies share.",
+    doc: "A server for what several proxies share: rates with `store = \"redis\"`, and idempotency keys if `[idempotency]` says so.",
     fields: fields!(Proxy {
         url: REDIS_URL => redis.url, "Where it is: `redis://user:password@host:port/database`. The password is not shown.";
         timeout: STORE_PATIENCE => redis.timeout, "How long an answer may take before it counts as down.";
