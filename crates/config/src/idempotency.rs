@@ -45,8 +45,8 @@ pub enum KeyStoreKind {
         url: PostgresUrl,
         /// The most connections.
         pool: u32,
-        /// What the names of its tables begin with: at most 32 of `a` to `z`, `0` to `9` and `_`, and no digit first.
-        prefix: String,
+        /// The schema in which its tables stand: at most 63 of `a` to `z`, `0` to `9` and `_`, and no digit first.
+        schema: String,
     },
 }
 
@@ -240,7 +240,7 @@ impl PostgresUrl {
         for parameter in parameters.into_iter().flat_map(|p| p.split('&')) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             match name {
-                "sslmode" if matches!(value, "disable" | "prefer" | "allow") => {}
+                "sslmode" if matches!(value, "disable" | "prefer") => {}
                 "sslmode" => return error("a URL that asks for TLS, which is not spoken"),
                 _ if PARAMETERS.contains(&name) => {}
                 // Whatever it is, it may be shown: a password must not stand there.
@@ -295,13 +295,15 @@ const REPLAYED_HEADERS: [&str; 8] = [
     "link",
 ];
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
-/// The parameters of libpq that say more of the connection, and no secret.
-const PARAMETERS: [&str; 9] = [
+/// The parameters that say more of the connection, and no secret, as tokio-postgres knows them.
+const PARAMETERS: [&str; 11] = [
     "application_name",
     "connect_timeout",
     "hostaddr",
     "keepalives",
     "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
     "load_balance_hosts",
     "options",
     "target_session_attrs",

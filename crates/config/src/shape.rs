@@ -21,7 +21,7 @@ use crate::nearest::nearest;
 use crate::units::{self, UnitError};
 use crate::value::Value;
 
-pub(crate) use idempotency::{POSTGRES_URL, RequiredOf, TABLE_PREFIX, Waiting};
+pub(crate) use idempotency::{POSTGRES_URL, RequiredOf, SCHEMA, Waiting};
 pub(crate) use overload::{FIELD_NAME, FILE, FlagDefaults, KEY_PREFIX, MEMBER, REDIS_URL};
 pub(crate) use topology::{
     AUTHORITY, Command, DATA, Environment, FOLDER, HASH_ON, NumberWithin, OrEmpty, PATTERN, PLACE,

@@ -1,11 +1,12 @@
 //! No text makes it panic, and whatever it accepts can be used.
 
 use proptest::prelude::*;
-use seaworthy_config::{Config, Degrade, RateStore, Where};
+use seaworthy_config::{Config, Degrade, KeyStoreKind, RateStore, Where};
 
 const SHOP: &str = include_str!("../../../examples/shop.toml");
 const TOPOLOGY: &str = include_str!("../../../examples/topology.toml");
 const OVERLOAD: &str = include_str!("../../../examples/overload.toml");
+const KEYS: &str = include_str!("../../../examples/idempotency.toml");
 const PROCESSES: &str = include_str!("../../../examples/processes.toml");
 
 /// What must hold for any text.
@@ -27,9 +28,17 @@ fn try_it(text: &str) {
                     others.into_iter().all(|other| other < config.upstreams.len() && other != route.upstream)
                 );
                 assert!(route.flags.is_none() || config.data.is_some());
+                if let Some(keys) = &route.idempotency {
+                    let deadline = route.call.deadline.unwrap();
+                    assert!(keys.lease > deadline && keys.retention >= keys.lease * 2);
+                    assert!(keys.required.iter().all(|method| keys.methods.contains(method)));
+                    assert!(config.idempotency.is_some());
+                }
                 let stores = [config.rate, route.rate].into_iter().flatten().map(|rate| rate.store);
                 assert!(stores.into_iter().all(|store| store == RateStore::Local || config.redis.is_some()));
             }
+            let kind = config.idempotency.as_ref().map(|store| &store.kind);
+            assert!(!matches!(kind, Some(KeyStoreKind::Redis(_))) || config.redis.is_some());
             assert!(config.upstreams.iter().all(|upstream| !upstream.sources.is_empty()));
             assert!(!config.effective.to_string().is_empty());
         }
@@ -49,7 +58,7 @@ fn try_it(text: &str) {
 
 /// A piece of a configuration: a line, a token or an odd character.
 fn piece() -> impl Strategy<Value = String> {
-    let lines: Vec<String> = [SHOP, TOPOLOGY, OVERLOAD, PROCESSES]
+    let lines: Vec<String> = [SHOP, TOPOLOGY, OVERLOAD, KEYS, PROCESSES]
         .iter()
         .flat_map(|text| text.lines())
         .map(|line| format!("{line}\n"))

@@ -53,8 +53,8 @@ fn each_store_has_what_it_needs() {
     let postgres =
         store("idempotency = { store = \"postgres\", url = \"postgres://me:secret@p/keys\", pool = 3 }");
     assert!(!format!("{postgres:?}").contains("secret"));
-    let KeyStoreKind::Postgres { url, pool, prefix } = postgres else { panic!("{postgres:?}") };
-    assert_eq!((url.as_str(), pool, prefix.as_str()), ("postgres://me:secret@p/keys", 3, "seaworthy"));
+    let KeyStoreKind::Postgres { url, pool, schema } = postgres else { panic!("{postgres:?}") };
+    assert_eq!((url.as_str(), pool, schema.as_str()), ("postgres://me:secret@p/keys", 3, "seaworthy"));
 }
 
 #[test]

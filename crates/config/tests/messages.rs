@@ -128,7 +128,7 @@ messages! {
     fallback_from_two_places: "[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nfallback = { body = \"x\", file = \"x.html\" }\n[[route]]\npath = \"/b\"\nfallback.file = \"pages/\"\n";
     flags_without_a_folder: "[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nflags.defaults = { a = true }\n";
     bad_flags: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nflags.defaults = { \"\" = true, b = 1979-05-27, c = [1, inf], d = 99999999999999999999 }\n[[route]]\npath = \"/b\"\nflags = { defaults = true, default = 1 }\n";
-    bad_store_of_keys: "[idempotency]\nstore = \"postgrse\"\ntimeout = \"5m\"\ncache = \"64KiB\"\nwhen_corrupt = \"begin anew\"\nrecords = 0\nurl = \"mysql://me:hunter2@db/keys\"\npool = 0\nprefix = \"2keys\"\nfsync = true\n[upstream.a]\nendpoints = \"http://a\"\n";
+    bad_store_of_keys: "[idempotency]\nstore = \"postgrse\"\ntimeout = \"5m\"\ncache = \"64KiB\"\nwhen_corrupt = \"begin anew\"\nrecords = 0\nurl = \"mysql://me:hunter2@db/keys\"\npool = 0\nschema = \"2keys\"\nfsync = true\n[upstream.a]\nendpoints = \"http://a\"\n";
     bad_urls_of_keys: "[idempotency]\nstore = \"postgres\"\nurl = \"postgres://me:hunter2@db/keys?sslmode=require\"\n[upstream.a]\nendpoints = \"http://a\"\n";
     bad_keys: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = { methods = \"post\", required = \"PSOT\", header = \"a b\", fingerprint_headers = [\"\", \"a\", \"A\"], keep = \"successes\", replay_headers = [], lease = 60, retention = \"0s\", unknown = \"forget\", busy = \"wait\", answer_bytes = \"0B\", request_bytes = 1000, when_down = \"local\", ttl = \"1h\" }\n";
     keys_without_a_folder: "[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = {}\n";
@@ -144,7 +144,7 @@ messages! {
     keys_of_what_may_be_sent_twice: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nrepeatable = \"always\"\nidempotency = {}\n";
     warns_of_keys_by_address: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nidempotency = {}\n";
     warns_of_keys_that_are_never_kept: "data = \"/d\"\nidempotency = {}\n[upstream.a]\nendpoints = \"http://a\"\n";
-    warns_of_settings_of_another_store: "[idempotency]\nstore = \"memory\"\ncache = \"8MiB\"\nwhen_corrupt = \"refuse\"\nurl = \"postgres://me:hunter2@db/keys\"\npool = 4\nprefix = \"keys\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = {}\n";
+    warns_of_settings_of_another_store: "[idempotency]\nstore = \"memory\"\ncache = \"8MiB\"\nwhen_corrupt = \"refuse\"\nurl = \"postgres://me:hunter2@db/keys\"\npool = 4\nschema = \"keys\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency = {}\n";
     warns_of_keys_with_methods_that_do_not_come: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nmethods = [\"POST\"]\nidempotency.methods = [\"POST\", \"DELETE\"]\n";
     warns_of_fingerprints_that_change: "data = \"/d\"\n[upstream.a]\nendpoints = \"http://a\"\n[[route]]\nclient_key = \"header:k\"\nidempotency.fingerprint_headers = [\"x-tenant\", \"traceparent\"]\n";
     times_below_zero: "drain = \"-5s\"\n[limits]\nheader_bytes = \"-8KiB\"\n[upstream.a]\nendpoints = \"http://a\"\n";

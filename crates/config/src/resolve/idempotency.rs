@@ -259,14 +259,14 @@ pub(super) fn built(proxy: &Proxy, marks: &Marks, routes: &[RouteDraft]) -> Opti
     if !is_in_force(marks, routes) {
         return None;
     }
-    let Storing { store, timeout, cache, when_corrupt, records, url, pool, prefix } = proxy.storing.clone();
+    let Storing { store, timeout, cache, when_corrupt, records, url, pool, schema } = proxy.storing.clone();
     let kind = match store {
         StoreWord::Embedded => {
             KeyStoreKind::Embedded { folder: proxy.data.clone()?, cache_bytes: cache, when_corrupt }
         }
         StoreWord::Memory => KeyStoreKind::Memory { most_records: records },
         StoreWord::Redis => KeyStoreKind::Redis(proxy.redis.clone()),
-        StoreWord::Postgres => KeyStoreKind::Postgres { url: url?, pool, prefix },
+        StoreWord::Postgres => KeyStoreKind::Postgres { url: url?, pool, schema },
     };
     Some(KeyStore { kind, timeout })
 }
@@ -295,7 +295,7 @@ const OWN_SETTINGS: [(&str, StoreWord); 6] = [
     ("records", StoreWord::Memory),
     ("url", StoreWord::Postgres),
     ("pool", StoreWord::Postgres),
-    ("prefix", StoreWord::Postgres),
+    ("schema", StoreWord::Postgres),
 ];
 /// How much longer than a deadline a lease is at least: the time in which an ended call is known to have ended everywhere.
 const MARGIN: Duration = Duration::from_secs(1);

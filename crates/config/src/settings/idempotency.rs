@@ -9,7 +9,7 @@ use crate::idempotency::{
     Keep, PostgresUrl, Required, RouteIdempotency, StoreWord, WhenCorrupt, WhenStoreDown,
 };
 use crate::shape::{
-    Count, FIELD_NAME, ListOf, OneOf, Or, OrEmpty, POSTGRES_URL, RequiredOf, Size, TABLE_PREFIX, TimeWithin,
+    Count, FIELD_NAME, ListOf, OneOf, Or, OrEmpty, POSTGRES_URL, RequiredOf, SCHEMA, Size, TimeWithin,
     Waiting, within,
 };
 use crate::table::{Table, fields};
@@ -24,7 +24,7 @@ pub(crate) struct Storing {
     pub records: u32,
     pub url: Option<PostgresUrl>,
     pub pool: u32,
-    pub prefix: String,
+    pub schema: String,
 }
 
 impl Default for Storing {
@@ -41,7 +41,7 @@ impl Default for Storing {
             records: 10_000,
             url: None,
             pool: 8,
-            prefix: "seaworthy".to_owned(),
+            schema: "seaworthy".to_owned(),
         }
     }
 }
@@ -105,17 +105,17 @@ pub(super) static IDEMPOTENCY: Table<Proxy> = Table {
         url: Or("none", POSTGRES_URL) => storing.url,
             "`postgres`: where it is, `postgres://user:password@host:port/database`. The password is not shown. Required there.";
         pool: POOL => storing.pool, "`postgres`: the most connections.";
-        prefix: TABLE_PREFIX => storing.prefix,
-            "`postgres`: what the names of its tables begin with; proxies with the same share their keys. That of Redis is `redis.prefix`.";
+        schema: SCHEMA => storing.schema,
+            "`postgres`: the schema in which its tables stand, and are made if they are not there. Proxies with the same share their keys; with Redis it is `redis.prefix` that they share.";
     }),
     tables: &[],
 };
 
 pub(super) static ROUTE_IDEMPOTENCY: Table<Routing> = Table {
     name: "idempotency",
-    doc: "Carries a request with an idempotency key out once, and answers its repetitions with the kept result; such a request may \
-          also be retried. A key is one client's at this route: `client_key` tells clients apart, and the route's `name` is a part \
-          of it. Not in force unless this table is there.",
+    doc: "Carries a request with an idempotency key out once, and answers its repetitions with the kept result. A key is one \
+          client's at this route: `client_key` tells clients apart, and the route's `name` is a part of it. Not in force unless \
+          this table is there.",
     fields: fields!(Routing {
         methods: ListOf(METHOD) => keying.rest.methods,
             "The methods with which a key is honoured. Those that change nothing (GET, HEAD, OPTIONS, TRACE) need none.";
@@ -133,7 +133,7 @@ pub(super) static ROUTE_IDEMPOTENCY: Table<Routing> = Table {
         retention: RETENTION => keying.rest.retention,
             "How long a result is remembered after the last change; at least twice the lease. What is repeated later is carried out again.";
         unknown: UNKNOWN => keying.rest.unknown,
-            "What becomes of an operation that was begun and of which nobody knows how it ended: repetitions get 409 until an operator releases it (`refuse`), or it is sent again under the same key and a higher fencing token (`retry`). `retry` is right only where the upstream knows keys or tokens itself.";
+            "What becomes of an operation that was begun and of which nobody knows how it ended: repetitions get 409 until an operator releases it (`refuse`), or it is sent again under the same key and a higher fencing token (`retry`). The proxy's own retries and hedges follow it: without `retry` only what was certainly not sent is sent again. `retry` is right only where the upstream knows keys or tokens itself.";
         busy: BUSY => keying.rest.busy,
             "What a request gets while another with its key runs: 409 with `Retry-After` (`refuse`), or the other's answer, if that comes within this time.";
         answer_bytes: BODY => keying.rest.answer_bytes,

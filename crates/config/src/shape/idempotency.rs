@@ -14,16 +14,16 @@ pub(crate) const POSTGRES_URL: Parsed<PostgresUrl> = Parsed {
     parse: PostgresUrl::parse,
     show: ToString::to_string,
 };
-/// What the names of tables in a database begin with, short enough that PostgreSQL's 63 bytes hold the rest.
-pub(crate) const TABLE_PREFIX: Parsed<String> = Parsed {
+/// The schema of a database: a name that needs no quotes, of PostgreSQL's 63 bytes at most.
+pub(crate) const SCHEMA: Parsed<String> = Parsed {
     noun: "name",
-    remedy: TABLE_PREFIX_REMEDY,
+    remedy: SCHEMA_REMEDY,
     parse: |text| {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        let fits = (1..=32).contains(&text.len())
+        let fits = (1..=63).contains(&text.len())
             && text.bytes().all(plain)
             && !text.starts_with(|c: char| c.is_ascii_digit());
-        fits.then(|| text.to_owned()).ok_or_else(|| (format!("is {text:?}"), TABLE_PREFIX_REMEDY))
+        fits.then(|| text.to_owned()).ok_or_else(|| (format!("is {text:?}"), SCHEMA_REMEDY))
     },
     show: Clone::clone,
 };
@@ -95,5 +95,5 @@ impl Shape for Waiting {
     }
 }
 
-const TABLE_PREFIX_REMEDY: &str =
-    "write small letters, digits and _, at most 32 of them and no digit first, such as \"seaworthy\"";
+const SCHEMA_REMEDY: &str =
+    "write small letters, digits and _, at most 63 of them and no digit first, such as \"seaworthy\"";
