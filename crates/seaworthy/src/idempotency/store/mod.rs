@@ -14,6 +14,8 @@
 //!   is absent, whether or not it was swept away yet.
 //! * What can't be read as it was written is never returned: it is [`StoreError::Corrupt`].
 
+pub mod memory;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
