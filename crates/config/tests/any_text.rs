@@ -29,8 +29,8 @@ fn try_it(text: &str) {
                 );
                 assert!(route.flags.is_none() || config.data.is_some());
                 if let Some(keys) = &route.idempotency {
-                    let deadline = route.call.deadline.unwrap();
-                    assert!(keys.lease > deadline && keys.retention >= keys.lease * 2);
+                    let outlives = |deadline| keys.lease > deadline;
+                    assert!(route.call.deadline.is_some_and(outlives) && keys.retention >= keys.lease * 2);
                     assert!(keys.required.iter().all(|method| keys.methods.contains(method)));
                     assert!(config.idempotency.is_some());
                 }

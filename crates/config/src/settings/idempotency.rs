@@ -101,7 +101,7 @@ pub(super) static IDEMPOTENCY: Table<Proxy> = Table {
         when_corrupt: WHEN_CORRUPT => storing.when_corrupt,
             "`embedded`: what happens once the file turns out to be damaged, and was put aside. Keys can't be looked up until somebody has decided (`refuse`), or an empty file takes its place (`begin-anew`): then what was done before can be done again.";
         records: RECORDS => storing.records,
-            "`memory`: the most records. Each may take as much as the `answer_bytes` of its route; what comes beyond them is refused with 503.";
+            "`memory`: the most records, of some 500 bytes and their results; all results together may take 256 MiB. What comes beyond is handled as if the store were down.";
         url: Or("none", POSTGRES_URL) => storing.url,
             "`postgres`: where it is, `postgres://user:password@host:port/database`. The password is not shown. Required there.";
         pool: POOL => storing.pool, "`postgres`: the most connections.";
