@@ -1,7 +1,10 @@
 //! A call whose route keeps good answers: what is looked for before the upstream is asked, and what becomes of its answer.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -9,6 +12,7 @@ use http::header::HeaderMap;
 use http::{Response, StatusCode};
 use seaworthy::clock;
 use seaworthy_config::{Degrade, Stale};
+use seaworthy_core::Instant;
 
 use crate::degrade::{
     Flights, How, Leader, Look, Moment, Question, Recorder, Rules, Shown, Store, Stored, Turn,
@@ -36,6 +40,8 @@ pub(crate) struct Kept {
     route: usize,
     rules: Rules,
     question: Question,
+    /// When the call is over for its caller, who waits for another's refresh no longer than that.
+    deadline: Instant,
     /// What is there, but to be refreshed.
     stored: Option<Stored>,
     /// The call refreshes it for all.
@@ -59,42 +65,58 @@ impl Kept {
         let rules =
             Rules { within: stale.within, serve_fresh: stale.serve_fresh, entry_bytes: stale.entry_bytes };
         let question = Question::of(&asked.method, &asked.host, &asked.target, &asked.headers);
-        Some(Self { home: home.clone(), route, rules, question, stored: None, leader: None })
+        let most = home.site.config.routes[route].call.deadline.into_iter().chain(asked.patience).min();
+        let deadline = most.map_or(Instant::FAR, |most| home.clock().now().plus(most));
+        Some(Self { home: home.clone(), route, rules, question, deadline, stored: None, leader: None })
     }
 
-    /// Looks for an answer. Of those who find one that must be refreshed first, one goes on and the others wait for it.
+    /// Looks for an answer. Of those who find one that must be refreshed first, one goes on and the others wait for it, as long
+    /// as they may: whose time is over then goes on too, and is served as whoever gets no answer in time.
     pub(crate) async fn look(&mut self) -> Serve {
-        let mut has_waited = false;
+        let mut may_wait = self.question.can_be_shared(&self.rules);
         loop {
             let shelf = &self.home.site.shelf;
-            match shelf.store.look(self.now(), &self.question, &self.rules) {
+            let (stored, while_revalidate) = match shelf.store.look(self.now(), &self.question, &self.rules) {
                 Look::Fresh(stored) => return Serve::Kept(self.response(&stored, How::Kept)),
-                Look::Stale { stored, while_revalidate: true } => {
-                    let response = self.response(&stored, How::Kept);
-                    let Turn::Leader(leader) = shelf.flights.join(&self.question) else {
-                        return Serve::Kept(response);
-                    };
-                    (self.leader, self.stored) = (Some(leader), Some(stored));
-                    return Serve::Refreshing(response);
+                Look::Stale { stored, while_revalidate } => (stored, while_revalidate),
+                Look::Miss => return Serve::Ask,
+            };
+            let turn = may_wait.then(|| shelf.flights.join(&self.question));
+            if while_revalidate {
+                let response = self.response(&stored, How::Kept);
+                let Some(Turn::Leader(leader)) = turn else { return Serve::Kept(response) };
+                (self.leader, self.stored) = (Some(leader), Some(stored));
+                return Serve::Refreshing(response);
+            }
+            match turn {
+                Some(Turn::Follower(follower)) => {
+                    self.in_time(follower).await;
+                    may_wait = false;
                 }
-                Look::Stale { stored, .. } if !has_waited => match shelf.flights.join(&self.question) {
-                    Turn::Leader(leader) => {
-                        (self.leader, self.stored) = (Some(leader), Some(stored));
-                        return Serve::Ask;
-                    }
-                    Turn::Follower(follower) => {
-                        follower.await;
-                        self.home.clock().refresh();
-                        has_waited = true;
-                    }
-                },
-                Look::Stale { stored, .. } => {
+                Some(Turn::Leader(leader)) => {
+                    (self.leader, self.stored) = (Some(leader), Some(stored));
+                    return Serve::Ask;
+                }
+                None => {
                     self.stored = Some(stored);
                     return Serve::Ask;
                 }
-                Look::Miss => return Serve::Ask,
             }
         }
+    }
+
+    /// Waits for what another call fetches, until the deadline.
+    async fn in_time(&self, landing: impl Future) {
+        let mut landing = pin!(landing);
+        poll_fn(|cx| {
+            let clock = self.home.clock();
+            if clock.now() >= self.deadline || landing.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            clock.wake_by(self.deadline);
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Asks the upstream only whether what is there is still good, if that can be asked.

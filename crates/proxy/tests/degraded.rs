@@ -2,8 +2,8 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use common::{Client, Reply, Running, Upstream, answer, eventually, header};
 
@@ -166,6 +166,109 @@ fn what_may_be_refreshed_behind_the_clients_back_is() {
     assert_eq!(get(&proxy, "/", "").text(), "0");
     assert_eq!(get(&proxy, "/", "").text(), "0", "at once");
     eventually("the refreshed one is served", || get(&proxy, "/", "").text() != "0");
+}
+
+/// An origin that answers at once when it is first asked for a path, and later only when it is let go.
+struct Slow {
+    upstream: Upstream,
+    asked: Arc<AtomicUsize>,
+    let_go: Arc<AtomicBool>,
+}
+
+/// `holds` tells which requests wait, by their number from 0 and their head.
+fn slow(says: &'static str, holds: fn(usize, &str) -> bool) -> Slow {
+    let (asked, let_go) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+    let (count, gone) = (asked.clone(), let_go.clone());
+    let upstream = Upstream::answering(move |head, _| {
+        let n = count.fetch_add(1, Ordering::SeqCst);
+        if holds(n, head) {
+            eventually("it is let go", || gone.load(Ordering::SeqCst));
+        }
+        let body = n.to_string();
+        if head.starts_with("HEAD ") {
+            return format!("HTTP/1.1 200 OK\r\n{says}content-length: {}\r\n\r\n", body.len());
+        }
+        answer(200, says, &body)
+    });
+    Slow { upstream, asked, let_go }
+}
+
+impl Slow {
+    fn behind(&self, stale: &str) -> Running {
+        Running::start(&format!(
+            "[upstream.app]\nendpoints = \"http://{}\"\nretry.attempts = 1\ndeadline = \"60s\"\ntimeout.mode = \"off\"\n\
+             [[route]]\nupstream = \"app\"\n[route.stale]\n{stale}\n",
+            self.upstream.address
+        ))
+    }
+
+    fn is_asked(&self, times: usize) {
+        eventually("the origin is asked", || self.asked.load(Ordering::SeqCst) == times);
+    }
+}
+
+#[test]
+fn who_waits_for_anothers_refresh_waits_no_longer_than_its_own_deadline() {
+    let origin = slow("cache-control: max-age=0\r\n", |n, _| n == 1);
+    let proxy = origin.behind("");
+    assert_eq!(get(&proxy, "/", "").text(), "0");
+    let mut leader = proxy.client();
+    leader.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n");
+    origin.is_asked(2);
+    let follower = get(&proxy, "/", "x-seaworthy-timeout-ms: 200\r\n");
+    assert_eq!((follower.status, follower.text()), (200, "0"), "{}", follower.head);
+    assert!(follower.header("x-seaworthy-degraded").unwrap().starts_with("stale; "), "{}", follower.head);
+    assert_eq!(origin.asked.load(Ordering::SeqCst), 2, "the follower did not ask");
+    origin.let_go.store(true, Ordering::SeqCst);
+    assert_eq!(leader.reply().text(), "1");
+}
+
+#[test]
+fn nobody_waits_for_an_answer_that_is_kept_for_failures_alone() {
+    let origin = slow("cache-control: max-age=60\r\n", |n, _| n == 1);
+    let proxy = origin.behind("serve_fresh = false");
+    assert_eq!(get(&proxy, "/", "").text(), "0");
+    let mut first = proxy.client();
+    first.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n");
+    origin.is_asked(2);
+    assert_eq!(get(&proxy, "/", "").text(), "2", "while the first still waits");
+    origin.let_go.store(true, Ordering::SeqCst);
+    assert_eq!(first.reply().text(), "1");
+}
+
+#[test]
+fn nobody_waits_for_a_head_which_brings_nothing_to_keep() {
+    let origin = slow("cache-control: max-age=0\r\n", |_, head| head.starts_with("HEAD "));
+    let proxy = origin.behind("");
+    assert_eq!(get(&proxy, "/", "").text(), "0");
+    let mut first = proxy.client();
+    first.send("HEAD / HTTP/1.1\r\nhost: test\r\n\r\n");
+    origin.is_asked(2);
+    assert_eq!(get(&proxy, "/", "").text(), "2", "while the HEAD still waits");
+    origin.let_go.store(true, Ordering::SeqCst);
+    assert_eq!(first.head().status, 200);
+}
+
+#[test]
+fn a_head_or_a_part_refreshes_nothing_behind_the_clients_back() {
+    let seen = Arc::<Mutex<Vec<String>>>::default();
+    let heads = seen.clone();
+    let origin = origin(move |head| {
+        let mut heads = heads.lock().unwrap();
+        heads.push(head.to_owned());
+        answer(200, "cache-control: max-age=0, stale-while-revalidate=60\r\n", &heads.len().to_string())
+    });
+    let proxy = proxy(&origin, "");
+    assert_eq!(get(&proxy, "/", "").text(), "1");
+    for _ in 0..3 {
+        let mut client = proxy.client();
+        client.send("HEAD / HTTP/1.1\r\nhost: test\r\n\r\n");
+        assert_eq!(client.head().status, 200);
+        assert_eq!(get(&proxy, "/", "range: bytes=0-0\r\n").status, 206);
+    }
+    eventually("the refreshed one is served", || get(&proxy, "/", "").text() != "1");
+    let plain = |head: &String| head.starts_with("GET ") && header(head, "range").is_none();
+    assert!(seen.lock().unwrap().iter().all(plain), "{:?}", seen.lock());
 }
 
 const EVALUATE: &str = "/ofrep/v1/evaluate/flags/new-checkout";

@@ -92,6 +92,12 @@ impl Question {
             && !self.headers.contains_key(header::RANGE)
             && self.can_be_answered()
     }
+
+    /// Whether asking it anew helps others who ask the same, and what another gets by asking helps it. A HEAD or a range
+    /// brings nothing that is stored, and who wants what is there now takes nothing that is.
+    pub(crate) fn can_be_shared(&self, rules: &Rules) -> bool {
+        rules.serve_fresh && !self.said.no_cache && self.can_be_stored()
+    }
 }
 
 /// The key of a resource: host names don't tell upper from lower case (RFC 3986, section 3.2.2), paths do.
