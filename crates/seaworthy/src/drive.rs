@@ -442,9 +442,17 @@ impl<A: Attempts> Flights<A> {
             Stage::Running(call, entry) => {
                 let now = clock::now();
                 call.on_event(now, Event::CallerGone, &mut &inner.commons);
+                let mut flights: Vec<_> = self.main.take().into_iter().chain(self.made.take()).collect();
+                flights.extend(self.hedges.drain(..).map(|(flight, _)| flight));
+                while let Action::Cancel { attempt, why } = call.next_action(now, &mut &inner.commons) {
+                    if let Some(n) = flights.iter().position(|flight| flight.attempt == attempt) {
+                        let ticket = flights.swap_remove(n).ticket;
+                        inner.settle(now, self.caller.criticality, ticket, why.outcome());
+                    }
+                }
                 inner.keep(call);
-                let hedges = self.hedges.drain(..).map(|(flight, _)| flight);
-                for flight in self.main.take().into_iter().chain(self.made.take()).chain(hedges) {
+                // The machine knows of all of them, unless making one panicked.
+                for flight in flights {
                     inner.settle(now, self.caller.criticality, flight.ticket, Outcome::Abandoned);
                 }
                 inner.leave(now, entry.take(), Outcome::Abandoned);

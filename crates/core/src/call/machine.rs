@@ -173,6 +173,8 @@ pub enum CancelWhy {
     Superseded,
     /// The caller went away.
     CallerGone,
+    /// The caller went away after the attempt had lasted longer than nearly all do: it gave up.
+    GivenUp,
 }
 
 impl CancelWhy {
@@ -180,7 +182,7 @@ impl CancelWhy {
     #[must_use]
     pub const fn outcome(self) -> Outcome {
         match self {
-            Self::TimedOut | Self::DeadlinePassed => Outcome::failed(Failure::Timeout),
+            Self::TimedOut | Self::DeadlinePassed | Self::GivenUp => Outcome::failed(Failure::Timeout),
             _ => Outcome::Abandoned,
         }
     }
@@ -425,8 +427,7 @@ impl Call {
     fn deadline_passed(&mut self, now: Instant, shared: &mut impl Shared) {
         self.note(now, 0, What::DeadlinePassed);
         let last = self.sent;
-        // As long as nobody knows what is late, a caller that waited less than the shortest timeout proves nothing.
-        let late = shared.learned(now).late.unwrap_or(self.plan.shortest);
+        let late = self.late(now, shared);
         // Each for itself: a hedge that has just left is not late because the attempt before it is.
         let blame = |flight: &Flight| {
             let to_blame = now.since(flight.since) >= late;
@@ -443,6 +444,17 @@ impl Call {
             None => Finish::Failed { attempt: last, outcome },
         };
         self.finish(now, finish);
+    }
+
+    /// As long as nobody knows what is late, a caller that waited less than the shortest timeout proves nothing.
+    fn late(&self, now: Instant, shared: &mut impl Shared) -> Duration {
+        shared.learned(now).late.unwrap_or(self.plan.shortest)
+    }
+
+    /// Whether hardly anything is left until the deadline.
+    fn is_all_but_over(&self, now: Instant) -> bool {
+        self.deadline < Instant::FAR
+            && now.plus(self.deadline.since(self.started) / ALL_BUT_OVER) >= self.deadline
     }
 
     fn attempt_due(&mut self, now: Instant, n: usize, flight: Flight, shared: &mut impl Shared) {
@@ -549,7 +561,13 @@ impl Call {
     fn caller_gone(&mut self, now: Instant, shared: &mut impl Shared) {
         self.note(now, 0, What::CallerGone);
         self.drop_spare();
-        self.land_all(now, |_| CancelWhy::CallerGone, shared);
+        // A caller's own timer began before its call was here, so it leaves just before the deadline that it set, and the deadline alone
+        // would never tell of an upstream that hangs.
+        let late =
+            if self.is_all_but_over(now) { Some(self.late(now, shared)) } else { shared.learned(now).late };
+        let given_up = |flight: &Flight| late.is_some_and(|late| now.since(flight.since) >= late);
+        let why = |flight: &Flight| if given_up(flight) { CancelWhy::GivenUp } else { CancelWhy::CallerGone };
+        self.land_all(now, why, shared);
         self.ending = Some(Finish::Gone);
     }
 
@@ -753,6 +771,8 @@ impl Call {
 const MOST_IN_FLIGHT: usize = 4;
 /// Those in flight, and a failed head that was kept: all that a driver can hold between two questions, twice over.
 const MOST_CANCELS: usize = 2 * (MOST_IN_FLIGHT + 1);
+/// The last tenth of a call's time is all but over: a caller's clock is ahead of ours by the way from it to us and what is waited for there.
+const ALL_BUT_OVER: u32 = 10;
 
 #[cfg(test)]
 mod tests;

@@ -303,6 +303,7 @@ const fn cancel_name(why: CancelWhy) -> &'static str {
         CancelWhy::LostTheRace => "lost_the_race",
         CancelWhy::Superseded => "superseded",
         CancelWhy::CallerGone => "caller_gone",
+        CancelWhy::GivenUp => "given_up",
     }
 }
 

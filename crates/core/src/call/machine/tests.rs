@@ -113,7 +113,7 @@ fn a_slow_attempt_is_hedged_and_the_loser_cancelled() {
     assert_eq!(actions(&mut call, at(25), &mut shared), [lost, Action::Finish(finish)]);
     assert!(shared.samples.contains(&Sample::Above(Duration::from_millis(25))));
     assert_eq!(shared.withdrawn, 1);
-    insta::assert_snapshot!(call.why(), @"+20.0ms attempt 2 is a hedge; +25.0ms attempt 1 lost the race");
+    insta::assert_snapshot!(call.why(), @"+20ms attempt 2 is a hedge; +25ms attempt 1 lost the race");
 }
 
 /// failsafe-go#141: an exhausted budget failed a call whose first attempt was still on its way.
@@ -353,6 +353,38 @@ fn a_caller_in_a_hurry_blames_nobody_before_anything_is_known() {
 }
 
 #[test]
+fn who_leaves_an_attempt_that_is_late_gave_up_on_it() {
+    for (left, why) in [(200, CancelWhy::GivenUp), (199, CancelWhy::CallerGone)] {
+        let mut shared = known(400, None, 1);
+        let mut call = begin(config(), &mut shared);
+        actions(&mut call, at(0), &mut shared);
+        call.on_event(at(left), Event::CallerGone, &mut shared);
+        let ends = actions(&mut call, at(left), &mut shared);
+        assert_eq!(ends, [Action::Cancel { attempt: 1, why }, Action::Finish(Finish::Gone)]);
+    }
+}
+
+/// What hangs makes what is late unknown, and callers that set a deadline leave a moment before it is over here.
+#[test]
+fn before_anything_is_known_only_who_leaves_at_its_deadline_gave_up() {
+    let cases = [
+        (1_000, 900, CancelWhy::GivenUp),
+        (1_000, 899, CancelWhy::CallerGone),
+        // The shortest timeout is 200 ms.
+        (200, 199, CancelWhy::CallerGone),
+    ];
+    for (deadline, left, why) in cases {
+        let mut shared = Fixed { tokens: 100, ..Fixed::default() };
+        let plan = Plan::new(&Valid::new(config()).unwrap());
+        let start = Start { deadline: Some(at(deadline)), ..Start::default() };
+        let mut call = Call::start(plan, at(0), start, &mut shared);
+        actions(&mut call, at(0), &mut shared);
+        call.on_event(at(left), Event::CallerGone, &mut shared);
+        assert_eq!(actions(&mut call, at(left), &mut shared)[0], Action::Cancel { attempt: 1, why });
+    }
+}
+
+#[test]
 fn a_deadline_that_has_passed_sends_nothing() {
     let mut shared = known(100, None, 1);
     let plan = Plan::new(&Valid::new(config()).unwrap());
@@ -392,7 +424,7 @@ fn observe_only_notes_and_does_nothing() {
     let finish = Finish::Answer { attempt: 1, outcome: ERROR };
     assert_eq!(actions(&mut call, at(150), &mut shared), [Action::Finish(finish)]);
     assert_eq!(shared.withdrawn, 2, "a budget tells what it would grant only if what it grants is taken");
-    insta::assert_snapshot!(call.why(), @"+20.0ms attempt 1 would be hedged; +100.0ms attempt 1 would time out after 100.0ms; +150.0ms attempt 1 was answered with an error; +150.0ms attempt 1 would be retried in 25.0ms");
+    insta::assert_snapshot!(call.why(), @"+20ms attempt 1 would be hedged; +100ms attempt 1 would time out after 100ms; +150ms attempt 1 was answered with an error; +150ms attempt 1 would be retried in 25ms");
 }
 
 #[test]
