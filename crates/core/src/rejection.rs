@@ -3,6 +3,8 @@
 use core::fmt;
 use core::time::Duration;
 
+use crate::time::Readable;
+
 /// A refusal by a policy: who refused, why, and when to come back.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Rejection {
@@ -33,7 +35,7 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.policy.name(), self.reason)?;
         match self.retry_after {
-            Some(wait) => write!(f, " (try again in {wait:?})"),
+            Some(wait) => write!(f, " (try again in {})", Readable(wait)),
             None => Ok(()),
         }
     }

@@ -81,6 +81,38 @@ pub const fn nanos(duration: Duration) -> u64 {
     }
 }
 
+/// A duration for people: to three digits, but no finer than a microsecond and no coarser than a second; in milliseconds below
+/// a second. Nothing but ASCII, as it stands in headers.
+pub(crate) struct Readable(pub(crate) Duration);
+
+impl fmt::Display for Readable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = nanos(self.0);
+        let mut step = MICRO;
+        while step < SECOND && nanos / step >= 1000 {
+            step *= 10;
+        }
+        let rounded = nanos.saturating_add(step / 2) / step * step;
+        let (unit, name, mut digits) = if rounded < SECOND { (MILLI, "ms", 6) } else { (SECOND, "s", 9) };
+        write!(f, "{}", rounded / unit)?;
+        let mut fraction = rounded % unit;
+        if fraction > 0 {
+            while fraction.is_multiple_of(10) {
+                (fraction, digits) = (fraction / 10, digits - 1);
+            }
+            write!(f, ".{fraction:0digits$}")?;
+        }
+        f.write_str(name)
+    }
+}
+
+/// In nanoseconds.
+const MICRO: u64 = 1_000;
+/// In nanoseconds.
+const MILLI: u64 = 1_000_000;
+/// In nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +128,27 @@ mod tests {
     fn the_end_of_time_holds() {
         assert_eq!(Instant::FAR.plus(Duration::MAX), Instant::FAR);
         assert_eq!(nanos(Duration::MAX), u64::MAX);
+    }
+    #[test]
+    fn people_read_three_digits() {
+        use alloc::string::ToString;
+        for (nanos, text) in [
+            (0, "0ms"),
+            (499, "0ms"),
+            (500, "0.001ms"),
+            (123_456, "0.123ms"),
+            (999_999, "1ms"),
+            (16_349_000, "16.3ms"),
+            (25_000_000, "25ms"),
+            (126_560_694, "127ms"),
+            (999_499_999, "999ms"),
+            (999_500_000, "1s"),
+            (1_005_000_000, "1.01s"),
+            (59_960_000_000, "60s"),
+            (1_234_567_000_000, "1235s"),
+            (u64::MAX, "18446744073s"),
+        ] {
+            assert_eq!(Readable(Duration::from_nanos(nanos)).to_string(), text, "{nanos} ns");
+        }
     }
 }

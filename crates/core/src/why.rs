@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
+use crate::time::Readable;
 use crate::{Failure, Reason, Rejection};
 
 /// What was decided about one call, in order: the same record in errors, logs, traces and response headers.
@@ -143,7 +144,7 @@ impl fmt::Display for Why {
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "+{:.1}ms ", self.after.as_secs_f64() * 1e3)?;
+        write!(f, "+{} ", Readable(self.after))?;
         if self.attempt > 0 {
             write!(f, "attempt {} ", self.attempt)?;
         }
@@ -156,14 +157,14 @@ impl fmt::Display for What {
         match self {
             Self::Failed(failure) => write!(f, "{failure}"),
             Self::Overloaded => f.write_str("found the upstream overloaded"),
-            Self::TimedOut { timeout } => write!(f, "timed out after {:.1}ms", timeout.as_secs_f64() * 1e3),
+            Self::TimedOut { timeout } => write!(f, "timed out after {}", Readable(*timeout)),
             Self::WouldTimeOut { timeout } => {
-                write!(f, "would time out after {:.1}ms", timeout.as_secs_f64() * 1e3)
+                write!(f, "would time out after {}", Readable(*timeout))
             }
             Self::Rejected(rejection) => write!(f, "rejected by {rejection}"),
             Self::WouldReject(rejection) => write!(f, "would be rejected by {rejection}"),
-            Self::Retrying { delay } => write!(f, "is retried in {:.1}ms", delay.as_secs_f64() * 1e3),
-            Self::WouldRetry { delay } => write!(f, "would be retried in {:.1}ms", delay.as_secs_f64() * 1e3),
+            Self::Retrying { delay } => write!(f, "is retried in {}", Readable(*delay)),
+            Self::WouldRetry { delay } => write!(f, "would be retried in {}", Readable(*delay)),
             Self::NotRetried(reason) => write!(f, "is not retried: {reason}"),
             Self::Hedged => f.write_str("is a hedge"),
             Self::WouldHedge => f.write_str("would be hedged"),
