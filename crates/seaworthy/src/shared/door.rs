@@ -98,12 +98,6 @@ impl Door {
         wake(woken);
     }
 
-    /// The limit, to look at: what is given back to it, and not to the door, wakes nobody who waits.
-    #[must_use]
-    pub const fn limit(&self) -> &Limit {
-        &self.limit
-    }
-
     /// The state at `now`.
     #[must_use]
     pub fn snapshot(&self, now: Instant) -> Snapshot {
