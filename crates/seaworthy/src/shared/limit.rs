@@ -5,7 +5,7 @@ use std::time::Duration;
 use seaworthy_core::gate::limit::{self, Algorithm, Batch, Change, Config, Learner, Permit, Snapshot};
 use seaworthy_core::{Instant, Mode, Outcome, Rejection, Valid};
 
-use super::cells::Cells;
+use super::gather::Gather;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, lock, try_lock};
 
 /// [`limit::Limit`] for several threads.
@@ -22,9 +22,8 @@ pub struct Limit {
     rejected: AtomicU64,
     /// Calls that could not start at once, whether they were rejected or wait.
     held_back: AtomicU64,
-    /// When the cells are to be folded next; never if nothing is learned.
-    fold_at: AtomicU64,
-    cells: Cells<Mutex<Batch>>,
+    /// How calls ended, if anything is learned of it.
+    ended: Gather<Batch>,
     core: Mutex<Core>,
 }
 
@@ -45,8 +44,7 @@ impl Limit {
             observed: AtomicU32::new(0),
             rejected: AtomicU64::new(0),
             held_back: AtomicU64::new(0),
-            fold_at: AtomicU64::new(0),
-            cells: Cells::new(|| Mutex::new(Batch::default())),
+            ended: Gather::new(FOLD_EVERY),
             core: Mutex::new(Core { learner: Learner::new(config), told: 0 }),
         };
         limit.publish(&lock(&limit.core));
@@ -110,14 +108,7 @@ impl Limit {
     pub fn settle(&self, now: Instant, permit: Permit, outcome: Outcome, took: Duration) -> Option<Change> {
         drop(permit);
         let in_flight = self.in_flight.fetch_sub(1, Ordering::AcqRel);
-        let fold_at = self.fold_at.load(Ordering::Relaxed);
-        if fold_at == NEVER {
-            return None;
-        }
-        lock(self.cells.mine()).add(outcome, took, in_flight);
-        // Too far ahead is as due: the clock was set back.
-        let fold_at = Instant::from_nanos(fold_at);
-        let due = now >= fold_at || fold_at.since(now) > FOLD_EVERY;
+        let due = self.ended.add(now, |batch| batch.add(outcome, took, in_flight));
         if due { self.fold(now, try_lock(&self.core)?) } else { None }
     }
 
@@ -139,17 +130,11 @@ impl Limit {
     }
 
     fn fold(&self, now: Instant, mut core: MutexGuard<'_, Core>) -> Option<Change> {
-        let mut batch = Batch::default();
-        for cell in self.cells.iter() {
-            batch.merge(&std::mem::take(&mut *lock(cell)));
-        }
+        let mut batch = self.ended.take(now, Batch::merge);
         let held_back = self.held_back.load(Ordering::Relaxed);
         batch.held_back = u32::try_from(held_back.saturating_sub(core.told)).unwrap_or(u32::MAX);
         core.told = held_back;
         let change = core.learner.learn(now, &batch);
-        if self.fold_at.load(Ordering::Relaxed) != NEVER {
-            self.fold_at.store(now.plus(FOLD_EVERY).as_nanos().min(NEVER - 1), Ordering::Relaxed);
-        }
         self.publish(&core);
         change
     }
@@ -160,17 +145,9 @@ impl Limit {
         let most = |mode| if config.mode == mode { core.learner.limit() } else { u32::MAX };
         self.enforced.store(most(Mode::Enforce), Ordering::Relaxed);
         self.observed.store(most(Mode::Observe), Ordering::Relaxed);
-        let learns = config.algorithm != Algorithm::Fixed && config.mode != Mode::Off;
-        let fold_at = self.fold_at.load(Ordering::Relaxed);
-        if !learns {
-            self.fold_at.store(NEVER, Ordering::Relaxed);
-        } else if fold_at == NEVER {
-            self.fold_at.store(0, Ordering::Relaxed);
-        }
+        self.ended.switch(config.algorithm != Algorithm::Fixed && config.mode != Mode::Off);
     }
 }
 
 /// A twentieth of a second: twice in the shortest window that the core decides by.
 const FOLD_EVERY: Duration = Duration::from_millis(50);
-/// Of a limit that learns nothing.
-const NEVER: u64 = u64::MAX;

@@ -10,6 +10,7 @@ pub mod bulkhead;
 pub(crate) mod cells;
 pub mod commons;
 pub mod door;
+mod gather;
 pub mod limit;
 #[cfg(all(test, seaworthy_loom))]
 mod loom_tests;

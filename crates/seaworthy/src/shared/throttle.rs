@@ -5,8 +5,8 @@ use std::time::Duration;
 use seaworthy_core::gate::throttle::{self, Batch, Config, Snapshot};
 use seaworthy_core::{Criticality, Instant, Mode, Outcome, Rejection, Valid};
 
-use super::cells::Cells;
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock, try_lock};
+use super::gather::Gather;
+use crate::sync::{AtomicU32, Mutex, Ordering, lock, try_lock};
 
 /// [`throttle::Throttle`] for several threads.
 ///
@@ -15,9 +15,8 @@ use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock, try_lock};
 pub struct Throttle {
     /// Whether any call might be refused.
     active: AtomicU32,
-    /// When the cells are to be folded next; never if nothing is learned.
-    fold_at: AtomicU64,
-    cells: Cells<Mutex<Batch>>,
+    /// How calls ended, if anything is learned of it.
+    ended: Gather<Batch>,
     core: Mutex<throttle::Throttle>,
 }
 
@@ -25,12 +24,13 @@ impl Throttle {
     /// Of an upstream that has refused nothing yet.
     #[must_use]
     pub fn new(config: Valid<Config>) -> Self {
-        Self {
+        let throttle = Self {
             active: AtomicU32::new(0),
-            fold_at: AtomicU64::new(if config.mode == Mode::Off { NEVER } else { 0 }),
-            cells: Cells::new(|| Mutex::new(Batch::default())),
+            ended: Gather::new(FOLD_EVERY),
             core: Mutex::new(throttle::Throttle::new(config)),
-        }
+        };
+        throttle.ended.switch(config.mode != Mode::Off);
+        throttle
     }
 
     /// Takes new numbers; what was seen stays, unless the window has another length.
@@ -38,7 +38,7 @@ impl Throttle {
         let mut core = lock(&self.core);
         core.reconfigure(config);
         self.active.store(u32::from(core.is_active()), Ordering::Relaxed);
-        self.fold_at.store(if config.mode == Mode::Off { NEVER } else { 0 }, Ordering::Relaxed);
+        self.ended.switch(config.mode != Mode::Off);
     }
 
     /// May a call be sent? `Ok` with the refusal that there would have been, in observe-only mode.
@@ -57,14 +57,7 @@ impl Throttle {
 
     /// A call of that criticality ended so.
     pub fn settle(&self, now: Instant, criticality: Criticality, outcome: Outcome) {
-        let fold_at = self.fold_at.load(Ordering::Relaxed);
-        if fold_at == NEVER {
-            return;
-        }
-        lock(self.cells.mine()).add(now, criticality, outcome);
-        // Too far ahead is as due: the clock was set back.
-        let fold_at = Instant::from_nanos(fold_at);
-        if (now >= fold_at || fold_at.since(now) > FOLD_EVERY)
+        if self.ended.add(now, |batch| batch.add(now, criticality, outcome))
             && let Some(mut core) = try_lock(&self.core)
         {
             self.fold(now, &mut core);
@@ -78,20 +71,13 @@ impl Throttle {
     }
 
     fn fold(&self, now: Instant, core: &mut throttle::Throttle) {
-        let mut batch = Batch::default();
-        for cell in self.cells.iter() {
-            batch.merge(&std::mem::take(&mut *lock(cell)));
-        }
-        core.learn(now, &batch);
+        core.learn(now, &self.ended.take(now, Batch::merge));
         self.active.store(u32::from(core.is_active()), Ordering::Relaxed);
-        self.fold_at.store(now.plus(FOLD_EVERY).as_nanos().min(NEVER - 1), Ordering::Relaxed);
     }
 }
 
 /// As often as the core looks at its window.
 const FOLD_EVERY: Duration = Duration::from_millis(100);
-/// Of a throttle that learns nothing.
-const NEVER: u64 = u64::MAX;
 
 #[cfg(test)]
 mod tests {
