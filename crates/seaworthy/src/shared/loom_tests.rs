@@ -10,11 +10,12 @@ use seaworthy_core::call::{self, Extra, Shared, budget};
 use seaworthy_core::gate::breaker::{self, State};
 use seaworthy_core::gate::limit;
 use seaworthy_core::gate::queue::{self, Asking};
-use seaworthy_core::{Criticality, Failure, Instant, Outcome, Valid};
+use seaworthy_core::gate::throttle;
+use seaworthy_core::{Criticality, Failure, Instant, Outcome, Pushback, Valid};
 
 use super::cells::LOOM_SLOT;
 use super::door::Entering;
-use super::{Breaker, Commons, Door, Limit};
+use super::{Breaker, Commons, Door, Limit, Throttle};
 
 const NOW: Instant = Instant::from_millis(1_000);
 const FAILED: Outcome = Outcome::failed(Failure::Error);
@@ -123,6 +124,36 @@ fn a_shared_limit_moves_as_a_sequential_one_would() {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(moved.load(Ordering::SeqCst), 1, "told once");
         assert_eq!((limit.snapshot().max_in_flight, limit.snapshot().in_flight), (change.to, 0));
+    });
+}
+
+#[test]
+fn a_shared_throttle_learns_of_every_refusal_and_of_each_once() {
+    const REFUSED: Outcome = Outcome::Overloaded(Pushback::Unsaid);
+    let config = Valid::new(throttle::Config::default()).unwrap();
+    let later = NOW.plus(Duration::from_millis(200));
+    let mut sequential = throttle::Throttle::new(config);
+    (0..40).for_each(|_| sequential.settle(NOW, Criticality::Critical, REFUSED));
+    (0..3).for_each(|_| sequential.settle(later, Criticality::Critical, REFUSED));
+    let latest = later.plus(Duration::from_millis(200));
+    sequential.settle(latest, Criticality::Critical, REFUSED);
+    let told = sequential.snapshot(latest);
+    assert!(sequential.is_active() && told.shares.iter().any(|share| *share > 0.0), "{told:?}");
+    loom::model(move || {
+        let throttle = Arc::new(Throttle::new(config));
+        (0..40).for_each(|_| throttle.settle(NOW, Criticality::Critical, REFUSED));
+        // They put together what there is, one of them or both, while the other still adds to it.
+        let threads = [(0, 2), (1, 1)].map(|(cell, calls)| {
+            let throttle = throttle.clone();
+            on_cell(cell, move || {
+                (0..calls).for_each(|_| throttle.settle(later, Criticality::Critical, REFUSED));
+            })
+        });
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        throttle.settle(latest, Criticality::Critical, REFUSED);
+        assert_eq!(throttle.snapshot(latest), told);
+        let refused = (0..100).filter(|_| throttle.admit(latest, Criticality::Critical).is_err()).count();
+        assert!(refused > 0, "what was learned is asked for");
     });
 }
 
