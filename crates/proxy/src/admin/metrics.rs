@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use seaworthy::clock;
 use seaworthy_core::gate::breaker::State;
 
-use super::overload;
+use super::{keys, overload};
 use crate::fleet::Endpoint;
 use crate::site::Site;
 use crate::tally::{BUCKETS, Degraded, EndpointTally, Histogram, KINDS, OUTCOMES, RouteTally};
@@ -28,6 +28,7 @@ fn write(out: &mut String, site: &Site) -> fmt::Result {
     breakers(out, site)?;
     checks(out, site)?;
     upstreams(out, site)?;
+    keys::metrics(out, site)?;
     overload::write(out, site)
 }
 

@@ -9,15 +9,20 @@
 //! | `GET /api/state` | every policy's state, JSON |
 //! | `GET /api/regions` | how the regions are, and which are evacuated |
 //! | `GET /api/processes` | how the supervised processes are |
+//! | `GET /api/keys` | a page of the idempotency keys that are kept; `from`, `most`, `place`, `phase` |
+//! | `GET /api/key` | one of them: `place`, `client`, `key` |
+//! | `GET /api/releases` | which keys operators set free, newest first; `most` |
 //! | `POST /api/breaker` | `{"upstream": .., "endpoint": .., "force": "open" \| "closed" \| "none"}`; all endpoints without one |
 //! | `POST /api/mode` | `{"upstream": .., "policy": .., "mode": "enforce" \| "observe" \| "off"}` |
 //! | `POST /api/evacuate`, `/api/restore` | `{"region": .., "over_ms": .., "force": false, "reason": ".."}` |
 //! | `POST /api/restart` | `{"process": ..}` |
+//! | `POST /api/keys/release` | `{"place": .., "client": .., "key": .., "token": .., "reason": ".."}` |
 //!
 //! Health is told as `application/health+json`. Whoever reaches the address can steer the proxy. So that a web page which an operator has open can't, by a name that
 //! resolves to this address or by a form: the `Host` must be an address or `localhost`, an `Origin` must be this one, and
 //! a `POST` must be JSON, which a page can't send across origins without being asked.
 
+mod keys;
 mod metrics;
 mod overload;
 mod own;
@@ -107,15 +112,16 @@ async fn answer(
         return Ok(failure(StatusCode::METHOD_NOT_ALLOWED, "this path has another method"));
     }
     if method == Method::GET {
-        return Ok(show(site, health, path).await);
+        return Ok(show(site, health, path, parts.uri.query().unwrap_or("")).await);
     }
     Ok(match read_json(&parts.headers, body).await {
+        Ok(order) if path == "/api/keys/release" => told_of_keys(keys::release(site, &order).await),
         Ok(order) => told(steer::obey(site, path, &order).await),
         Err((status, reason)) => failure(status, reason),
     })
 }
 
-async fn show(site: &Site, health: &HealthRegistry, path: &str) -> Response<Full> {
+async fn show(site: &Site, health: &HealthRegistry, path: &str, query: &str) -> Response<Full> {
     match path {
         "/health/live" => report(&health.live()),
         "/health/ready" => {
@@ -126,6 +132,7 @@ async fn show(site: &Site, health: &HealthRegistry, path: &str) -> Response<Full
         "/metrics" => text("text/plain; version=0.0.4; charset=utf-8", metrics::render(site)),
         "/api/regions" => told(ask(site, What::Regions).await),
         "/api/processes" => told(ask(site, What::Processes).await),
+        "/api/keys" | "/api/key" | "/api/releases" => told_of_keys(keys::show(site, path, query).await),
         _ => json_answer(&state::render(site)),
     }
 }
@@ -145,6 +152,13 @@ fn told(result: Result<Value, String>) -> Response<Full> {
     match result {
         Ok(value) => json_answer(&value),
         Err(reason) => failure(StatusCode::UNPROCESSABLE_ENTITY, &reason),
+    }
+}
+
+fn told_of_keys(result: Result<Value, (StatusCode, String)>) -> Response<Full> {
+    match result {
+        Ok(value) => json_answer(&value),
+        Err((status, reason)) => failure(status, &reason),
     }
 }
 
@@ -215,7 +229,7 @@ fn failure(status: StatusCode, detail: &str) -> Response<Full> {
 }
 
 /// Every path, and the method that it takes.
-const PATHS: [(&str, Method); 12] = [
+const PATHS: [(&str, Method); 16] = [
     ("/health/live", Method::GET),
     ("/health/ready", Method::GET),
     ("/health/deep", Method::GET),
@@ -223,11 +237,15 @@ const PATHS: [(&str, Method); 12] = [
     ("/api/state", Method::GET),
     ("/api/regions", Method::GET),
     ("/api/processes", Method::GET),
+    ("/api/keys", Method::GET),
+    ("/api/key", Method::GET),
+    ("/api/releases", Method::GET),
     ("/api/breaker", Method::POST),
     ("/api/mode", Method::POST),
     ("/api/evacuate", Method::POST),
     ("/api/restore", Method::POST),
     ("/api/restart", Method::POST),
+    ("/api/keys/release", Method::POST),
 ];
 /// Connections of operators at a time; more wait.
 const MOST_OPERATORS: usize = 64;

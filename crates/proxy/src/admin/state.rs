@@ -10,6 +10,7 @@ use seaworthy_core::gate::throttle;
 use seaworthy_core::{Criticality, Instant};
 use serde_json::{Value, json};
 
+use super::keys;
 use crate::fleet::Endpoint;
 use crate::site::{Service, Site};
 
@@ -25,6 +26,7 @@ pub(crate) fn render(site: &Site) -> Value {
             "methods": route.methods,
             "upstream": site.config.upstreams[route.upstream].name,
             "door": site.routes[n].door.as_ref().map(|gate| door(clock::now(), gate)),
+            "idempotency": route.idempotency.as_ref().zip(site.routes[n].keys.as_ref()).map(|(rules, keys)| keys::state(rules, keys)),
             "degraded_since": site.routes[n].degraded.shown(),
             "requests": {"1xx": sum(0), "2xx": sum(1), "3xx": sum(2), "4xx": sum(3), "5xx": sum(4), "gone": sum(5)},
         })
@@ -37,6 +39,7 @@ pub(crate) fn render(site: &Site) -> Value {
         "ready": site.is_ready(),
         "listeners": listeners.collect::<Vec<_>>(),
         "pressure": {"mode": pressure.mode.name(), "share": pressure.share, "cause": pressure.cause.map(|cause| cause.name())},
+        "idempotency": site.keys.as_ref().map(|store| json!({ "store": store.kind() })),
         "connections": site.connections.load(Ordering::Relaxed),
         "routes": routes.collect::<Vec<_>>(),
         "upstreams": upstreams.map(|(n, (_, service))| upstream(site, n, service)).collect::<Vec<_>>(),
