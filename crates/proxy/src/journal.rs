@@ -3,7 +3,7 @@
 //! One thread writes, so that a slow disk or a full pipe stops no call. What does not fit into its queue is dropped and
 //! counted.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use seaworthy_core::Why;
 use seaworthy_core::gate::breaker::Change;
 
 use crate::fleet::Endpoint;
-use crate::ledger::{About, End};
+use crate::ledger::{About, Claimed, End};
 use crate::tally::Degraded;
 
 /// One call, as the log tells it.
@@ -30,6 +30,8 @@ pub(crate) struct Access {
     pub attempts: u8,
     /// What it was answered with instead.
     pub degraded: Option<Degraded>,
+    /// The reservation of its idempotency key.
+    pub claim: Option<Claimed>,
     pub status: Option<StatusCode>,
     pub head: Option<Duration>,
     pub total: Duration,
@@ -182,6 +184,10 @@ fn render(access: &Access, names: &Names) -> String {
     if let Some(degraded) = access.degraded {
         line.text("degraded", degraded.name());
     }
+    if let Some(claim) = access.claim {
+        line.plain("replayed", claim.replayed);
+        line.plain("fencing_token", claim.token);
+    }
     line.number("attempts", f64::from(access.attempts));
     line.number("status", access.status.map_or(0.0, |s| f64::from(s.as_u16())));
     if let Some(head) = access.head {
@@ -237,6 +243,11 @@ impl Text {
     }
 
     fn number(&mut self, name: &str, value: f64) {
+        self.plain(name, value);
+    }
+
+    /// What is written as it is: numbers, `true` and `false`.
+    fn plain(&mut self, name: &str, value: impl Display) {
         self.name(name);
         let _ = write!(self.line, "{value}");
     }
@@ -256,6 +267,8 @@ const BATCH: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use seaworthy_core::idempotency::Token;
+
     use super::*;
 
     #[test]
@@ -267,6 +280,30 @@ mod tests {
             assert_eq!(line.matches('\n').count(), 1, "{line}");
             assert!(line.contains(r#"/a\"b\nc"#), "{line}");
         }
+    }
+
+    #[test]
+    fn a_call_under_a_key_says_so() {
+        let mut access = Access {
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            route: None,
+            at: None,
+            attempts: 0,
+            degraded: None,
+            claim: Some(Claimed { token: Token(u64::MAX), replayed: true }),
+            status: None,
+            head: None,
+            total: Duration::ZERO,
+            bytes: 0,
+            end: End::Answered,
+            about: None,
+            why: Why::new(),
+        };
+        let names = Names { routes: Vec::new(), upstreams: Vec::new(), format: Format::Json };
+        let line = render(&access, &names);
+        assert!(line.contains(r#""replayed":true,"fencing_token":18446744073709551615,"#), "{line}");
+        access.claim = None;
+        assert!(!render(&access, &names).contains("replayed"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use seaworthy::shared::breaker;
 use seaworthy_core::call::Kind;
 use seaworthy_core::gate::queue::Asking;
 use seaworthy_core::gate::{bulkhead, limit};
+use seaworthy_core::idempotency::Token;
 use seaworthy_core::{Criticality, Failure, Instant, Outcome, Rejection, Why};
 
 use crate::choice::Entry;
@@ -140,6 +141,8 @@ pub(crate) struct Ledger {
     pub attempts: u8,
     /// What it is answered with instead of its upstream's answer.
     pub degraded: Option<Degraded>,
+    /// Under which reservation of its idempotency key it was carried out, now or before.
+    pub claim: Option<Claimed>,
     pub bytes: u64,
     pub why: Why,
     /// What the log says about the request.
@@ -183,6 +186,15 @@ impl About {
     }
 }
 
+/// A reservation of an idempotency key, as the log tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Claimed {
+    /// The fencing token that the upstream got.
+    pub token: Token,
+    /// Whether it was an earlier request that it got it with.
+    pub replayed: bool,
+}
+
 /// How a call ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
@@ -213,6 +225,7 @@ impl Ledger {
             client,
             way: None,
             degraded: None,
+            claim: None,
             head: None,
             status: None,
             pass: Pass::default(),
@@ -291,6 +304,7 @@ impl Ledger {
             peer: self.client.peer,
             route: self.way.map(|way| way.route),
             degraded: self.degraded,
+            claim: self.claim,
             at: leg.map(|leg| (leg.node.upstream, leg.node.endpoint.clone())),
             attempts: self.attempts,
             status: self.status,
