@@ -14,7 +14,13 @@
 //!   is absent, whether or not it was swept away yet.
 //! * What can't be read as it was written is never returned: it is [`StoreError::Corrupt`].
 
+#[cfg(any(feature = "idempotency-redis", feature = "idempotency-postgres"))]
+pub mod durability;
 pub mod memory;
+#[cfg(feature = "idempotency-postgres")]
+pub mod postgres;
+#[cfg(feature = "idempotency-redis")]
+pub mod redis;
 
 use std::fmt;
 use std::future::Future;

@@ -1,0 +1,292 @@
+//! Connections, and one statement over one of them.
+
+use std::error::Error as _;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Pool, PoolError};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Error, Row};
+
+use super::sql::Sql;
+use crate::idempotency::store::StoreError;
+
+/// The connections of a store, and whether its tables are there.
+pub(super) struct Connections {
+    pool: Pool,
+    /// Where new connections live, whoever asks for them.
+    runtime: Handle,
+    pub(super) timeout: Duration,
+    schema: String,
+    pub(super) sql: Sql,
+    /// What stands before every statement.
+    begin: String,
+    migrated: OnceLock<()>,
+    migrating: Mutex<Option<watch::Receiver<Ended>>>,
+}
+
+/// Of making the tables: `None` while it goes on.
+type Ended = Option<Result<(), StoreError>>;
+
+type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+impl Connections {
+    pub(super) fn new(pool: Pool, runtime: Handle, timeout: Duration, schema: &str) -> Self {
+        Self {
+            pool,
+            runtime,
+            timeout,
+            schema: schema.to_owned(),
+            sql: Sql::new(schema),
+            begin: begin(timeout),
+            migrated: OnceLock::new(),
+            migrating: Mutex::default(),
+        }
+    }
+
+    /// The rows that a statement gives, once its transaction is durable. To be repeated if its connection breaks, so only for
+    /// what can be.
+    pub(super) async fn rows(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut lease = self.lease().await?;
+            match lease.rows(&self.begin, sql, params).await {
+                Ok(rows) => {
+                    lease.give_back();
+                    return Ok(rows);
+                }
+                // A server that was started anew left broken connections behind, which nobody noticed before.
+                Err(error) if tries < TRIES && broken(&error) => {}
+                Err(error) => {
+                    if error.as_db_error().is_some() {
+                        lease.give_back();
+                    }
+                    return Err(fault(&error));
+                }
+            }
+        }
+    }
+
+    /// Gets a connection in a task on the runtime: a new one lives where it was made.
+    async fn lease(&self) -> Result<Lease, StoreError> {
+        let (pool, patience) = (self.pool.clone(), self.timeout);
+        let got = self.runtime.spawn(async move { timeout(patience, pool.get()).await }).await;
+        match got {
+            Ok(Ok(Ok(object))) => Ok(Lease(Some(object))),
+            Ok(Ok(Err(PoolError::Backend(error)))) => Err(fault(&error)),
+            Ok(Ok(Err(error))) => Err(StoreError::Down(error.to_string())),
+            Ok(Err(_)) => {
+                Err(StoreError::Down(format!("no connection to PostgreSQL was free within {patience:?}")))
+            }
+            Err(_) => Err(StoreError::Down("the runtime that its connections live on has ended".into())),
+        }
+    }
+
+    /// Sees to it that the tables are there.
+    pub(super) async fn ready(self: &Arc<Self>) -> Result<(), StoreError> {
+        if self.migrated.get().is_some() {
+            return Ok(());
+        }
+        let mut ended = self.migration();
+        match ended.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(ended)) => ended.clone(),
+            Ok(None) | Err(_) => {
+                Err(StoreError::Down("the runtime that its connections live on has ended".into()))
+            }
+        }
+    }
+
+    /// The migration that is under way, or a new one. It goes on when who asked for it has lost patience.
+    fn migration(self: &Arc<Self>) -> watch::Receiver<Ended> {
+        let mut migrating = self.migrating.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ended) = &*migrating
+            && ended.borrow().is_none()
+            && ended.has_changed().is_ok()
+        {
+            return ended.clone();
+        }
+        let (tell, ended) = watch::channel(None);
+        *migrating = Some(ended.clone());
+        let connections = self.clone();
+        self.runtime.spawn(async move {
+            let came = match timeout(MIGRATE_AT_MOST, connections.migrate()).await {
+                Ok(came) => came,
+                Err(_) => {
+                    Err(StoreError::Down(format!("its tables were not made within {MIGRATE_AT_MOST:?}")))
+                }
+            };
+            if came.is_ok() {
+                connections.migrated.get_or_init(|| ());
+            }
+            tell.send_replace(Some(came));
+        });
+        ended
+    }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        let mut lease = self.lease().await?;
+        let done = lease.migrate(&self.schema, &self.sql).await;
+        if done.is_ok() {
+            lease.give_back();
+        }
+        done
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the pool: its configuration is not ours to print.
+        f.debug_struct("Connections")
+            .field("schema", &self.schema)
+            .field("timeout", &self.timeout)
+            .field("migrated", &self.migrated.get().is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection of the pool. Unless it is given back it is closed: what was begun over it and given up in the middle (by a
+/// timeout, or as nobody waits any more) shall not stand in the way of who gets it next.
+struct Lease(Option<Object>);
+
+impl Lease {
+    fn object(&mut self) -> &mut Object {
+        match &mut self.0 {
+            Some(object) => object,
+            None => unreachable!("it is there until it is given back, which consumes this"),
+        }
+    }
+
+    fn give_back(mut self) {
+        drop(self.0.take());
+    }
+
+    /// One statement in a transaction of its own, in one round trip: what follows is sent before what precedes is answered. If
+    /// the statement fails, its `COMMIT` rolls back.
+    async fn rows(&mut self, begin: &str, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
+        let client = self.object();
+        let statement = client.prepare_cached(sql).await?;
+        let (begun, rows, committed) = tokio::join!(
+            biased;
+            client.batch_execute(begin),
+            client.query(&statement, params),
+            client.batch_execute("COMMIT"),
+        );
+        begun?;
+        let rows = rows?;
+        committed?;
+        Ok(rows)
+    }
+
+    /// Makes what is missing. Several processes may start at once: the first makes it, the others wait and find it made.
+    async fn migrate(&mut self, schema: &str, sql: &Sql) -> Result<(), StoreError> {
+        let client = self.object();
+        let quoted = format!("\"{schema}\"");
+        let table = format!("{quoted}.migrations");
+        let row = client.query_one("SELECT to_regclass($1::text) IS NOT NULL", &[&table]).await;
+        if row.and_then(|row| row.try_get(0)).map_err(|error| fault(&error))? {
+            // A role that may only use the tables is enough from then on.
+            let row = client.query_one(&sql.version, &[]).await;
+            if is_current(row.and_then(|row| row.try_get(0)).map_err(|error| fault(&error))?)? {
+                return Ok(());
+            }
+        }
+        let made = async {
+            let transaction = client.transaction().await?;
+            transaction.batch_execute("SET LOCAL statement_timeout = '60s'").await?;
+            transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+            let row = transaction.query_one("SELECT to_regnamespace($1::text) IS NULL", &[&quoted]).await?;
+            if row.try_get(0)? {
+                transaction.batch_execute(&format!("CREATE SCHEMA {quoted}")).await?;
+            }
+            transaction.batch_execute(&sql.versions).await?;
+            let there: i32 = transaction.query_one(&sql.version, &[]).await?.try_get(0)?;
+            for (version, text) in MIGRATIONS.iter().filter(|(version, _)| *version > there) {
+                transaction.batch_execute(&text.replace("{schema}", &quoted)).await?;
+                transaction.execute(&sql.applied, &[version]).await?;
+            }
+            transaction.commit().await?;
+            Ok(there)
+        };
+        let there = made.await.map_err(|error: Error| fault(&error))?;
+        is_current(there.max(NEWEST)).map(|_| ())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(object) = self.0.take() {
+            // Out of the pool, and closed: dropping it ends the task that serves it.
+            drop(Object::take(object));
+        }
+    }
+}
+
+/// Whether the tables are as this version has them.
+fn is_current(version: i32) -> Result<bool, StoreError> {
+    if version > NEWEST {
+        return Err(StoreError::Down(format!(
+            "its tables are of a newer version of this program (migration {version}; this one knows {NEWEST})"
+        )));
+    }
+    Ok(version == NEWEST)
+}
+
+/// Begins a transaction under which a statement is what it says, whatever the session's settings are: the pool may be another's.
+fn begin(timeout: Duration) -> String {
+    // 0 would be no limit.
+    let limit = timeout.as_millis().clamp(1, 2_147_483_647);
+    format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {limit}; {DURABLE_COMMIT}"
+    )
+}
+
+/// What an error means for a store.
+pub(super) fn fault(error: &Error) -> StoreError {
+    let text = described(error);
+    match error.code() {
+        Some(code) if *code == SqlState::DISK_FULL => StoreError::Full(text),
+        Some(code) if *code == SqlState::DATA_CORRUPTED || *code == SqlState::INDEX_CORRUPTED => {
+            StoreError::Corrupt(text)
+        }
+        _ => StoreError::Down(text),
+    }
+}
+
+/// In one line, and without what the statement was about.
+fn described(error: &Error) -> String {
+    if let Some(said) = error.as_db_error() {
+        return format!("PostgreSQL says: {} ({})", said.message(), said.code().code());
+    }
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Whether the connection is at fault, and another may do better.
+fn broken(error: &Error) -> bool {
+    match error.code() {
+        Some(code) => [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(code),
+        None => true,
+    }
+}
+
+/// Lets the commit wait for the disk, unless it waits for more already.
+pub(super) const DURABLE_COMMIT: &str = "SELECT set_config('synchronous_commit', 'on', true) \
+     WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')";
+/// What made the tables what they are, in order.
+const MIGRATIONS: &[(i32, &str)] = &[(1, include_str!("0001_keys.sql"))];
+/// The last of them.
+const NEWEST: i32 = 1;
+/// Under which they are made: any number that nobody else takes ("seaworth" in ASCII).
+const LOCK: i64 = 0x7365_6177_6f72_7468;
+/// Tables are made in a fraction of a second; somebody else may be making them.
+const MIGRATE_AT_MOST: Duration = Duration::from_secs(60);
+/// A pool of 8 that broke while nobody looked is noticed as a whole after one or two.
+const TRIES: u32 = 3;
