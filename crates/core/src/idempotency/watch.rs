@@ -6,7 +6,6 @@
 //! lease begins for an observer when it first looks, not when the owner died.
 
 use alloc::collections::BTreeMap;
-use alloc::collections::btree_map::Entry;
 use core::time::Duration;
 
 use super::Token;
@@ -15,8 +14,15 @@ use crate::Instant;
 /// The running operations of others that were seen, by key.
 #[derive(Debug)]
 pub struct Watch<K> {
-    seen: BTreeMap<K, (Token, Instant)>,
+    seen: BTreeMap<K, Seen>,
     most: usize,
+}
+
+/// Which change of a record was seen, and since when.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    change: (Token, Duration),
+    since: Instant,
 }
 
 impl<K: Ord + Clone> Watch<K> {
@@ -27,21 +33,28 @@ impl<K: Ord + Clone> Watch<K> {
         Self { seen: BTreeMap::new(), most: if most == 0 { 1 } else { most } }
     }
 
-    /// `key` was found running under `token` at `now`: what is left of its lease, `None` if it is over.
-    pub fn left(&mut self, now: Instant, key: &K, token: Token, lease: Duration) -> Option<Duration> {
+    /// `key` was found running under `token`, last `changed` then by its store's clock, at `now`: what is left of its lease,
+    /// `None` if it is over.
+    ///
+    /// The token alone would not do: once a key was forgotten, its tokens begin anew, and what runs under the first is not what
+    /// ran under the first a day ago. Of the store's time it matters only whether it is another; so its clock may jump.
+    pub fn left(
+        &mut self,
+        now: Instant,
+        key: &K,
+        token: Token,
+        changed: Duration,
+        lease: Duration,
+    ) -> Option<Duration> {
         if self.seen.len() >= self.most && !self.seen.contains_key(key) {
             self.forget_the_oldest();
         }
-        let since = match self.seen.entry(key.clone()) {
-            Entry::Vacant(entry) => entry.insert((token, now)).1,
-            Entry::Occupied(mut entry) => {
-                if entry.get().0 != token {
-                    entry.insert((token, now));
-                }
-                entry.get().1
-            }
-        };
-        lease.checked_sub(now.since(since)).filter(|left| !left.is_zero())
+        let new = Seen { change: (token, changed), since: now };
+        let seen = self.seen.entry(key.clone()).or_insert(new);
+        if seen.change != new.change {
+            *seen = new;
+        }
+        lease.checked_sub(now.since(seen.since)).filter(|left| !left.is_zero())
     }
 
     /// `key` no longer runs.
@@ -51,11 +64,11 @@ impl<K: Ord + Clone> Watch<K> {
 
     /// A sixteenth of them at once, so that a full memory isn't searched for each that comes.
     fn forget_the_oldest(&mut self) {
-        let mut times: alloc::vec::Vec<Instant> = self.seen.values().map(|(_, since)| *since).collect();
+        let mut times: alloc::vec::Vec<Instant> = self.seen.values().map(|seen| seen.since).collect();
         let nth = times.len() / 16;
         let (_, until, _) = times.select_nth_unstable(nth);
         let until = *until;
-        self.seen.retain(|_, (_, since)| *since > until);
+        self.seen.retain(|_, seen| seen.since > until);
     }
 }
 
@@ -64,6 +77,8 @@ mod tests {
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(60);
+    /// When the record was changed, as the store says.
+    const AT: Duration = Duration::from_secs(1_000_000);
 
     fn at(seconds: u64) -> Instant {
         Instant::from_millis(seconds * 1000)
@@ -72,30 +87,39 @@ mod tests {
     #[test]
     fn a_lease_is_over_once_it_was_seen_to_stand_still_for_that_long() {
         let mut watch = Watch::new(8);
-        assert_eq!(watch.left(at(100), &"a", Token(1), LEASE), Some(LEASE));
-        assert_eq!(watch.left(at(159), &"a", Token(1), LEASE), Some(Duration::from_secs(1)));
-        assert_eq!(watch.left(at(160), &"a", Token(1), LEASE), None);
+        assert_eq!(watch.left(at(100), &"a", Token(1), AT, LEASE), Some(LEASE));
+        assert_eq!(watch.left(at(159), &"a", Token(1), AT, LEASE), Some(Duration::from_secs(1)));
+        assert_eq!(watch.left(at(160), &"a", Token(1), AT, LEASE), None);
     }
 
     #[test]
     fn who_took_it_over_has_a_lease_of_its_own() {
         let mut watch = Watch::new(8);
-        watch.left(at(100), &"a", Token(1), LEASE);
-        assert_eq!(watch.left(at(200), &"a", Token(2), LEASE), Some(LEASE));
+        watch.left(at(100), &"a", Token(1), AT, LEASE);
+        assert_eq!(watch.left(at(200), &"a", Token(2), AT, LEASE), Some(LEASE));
         watch.over(&"a");
-        assert_eq!(watch.left(at(300), &"a", Token(2), LEASE), Some(LEASE));
+        assert_eq!(watch.left(at(300), &"a", Token(2), AT, LEASE), Some(LEASE));
+    }
+
+    #[test]
+    fn a_forgotten_key_that_begins_anew_under_the_same_token_has_a_lease_of_its_own() {
+        let mut watch = Watch::new(8);
+        watch.left(at(100), &"a", Token(1), AT, LEASE);
+        for changed in [AT + Duration::from_secs(86_400), AT - Duration::from_secs(3_600)] {
+            assert_eq!(watch.left(at(90_000), &"a", Token(1), changed, LEASE), Some(LEASE));
+        }
     }
 
     #[test]
     fn its_memory_is_bounded_and_forgetting_only_prolongs() {
         let mut watch = Watch::new(32);
         for n in 0..1000_u64 {
-            assert_eq!(watch.left(at(n), &n, Token(1), LEASE), Some(LEASE));
+            assert_eq!(watch.left(at(n), &n, Token(1), AT, LEASE), Some(LEASE));
             assert!(watch.seen.len() <= 32);
         }
-        assert_eq!(watch.left(at(1000), &999, Token(1), LEASE), Some(LEASE - Duration::from_secs(1)));
+        assert_eq!(watch.left(at(1000), &999, Token(1), AT, LEASE), Some(LEASE - Duration::from_secs(1)));
         assert_eq!(
-            watch.left(at(1000), &0, Token(1), LEASE),
+            watch.left(at(1000), &0, Token(1), AT, LEASE),
             Some(LEASE),
             "it was forgotten, so it is watched anew"
         );

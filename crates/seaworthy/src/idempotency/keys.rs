@@ -268,7 +268,7 @@ impl Keys {
         let token = record.standing.token;
         let lease = match record.standing.phase {
             Phase::Running if !record.orphaned => {
-                lock(&shared.watch).left(clock::now(), id, token, shared.config.lease)
+                lock(&shared.watch).left(clock::now(), id, token, record.changed, shared.config.lease)
             }
             _ => None,
         };
