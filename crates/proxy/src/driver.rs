@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::Request;
+use http::{Request, StatusCode};
 use seaworthy::classify::{Grpc, Http};
 use seaworthy::shared::Commons;
 use seaworthy_core::call::{Action, Call, Event, Finish, Kind};
@@ -61,6 +61,8 @@ pub(crate) struct Driver {
     pub last: Outcome,
     /// Whether an attempt ended without an answer, though the upstream may have done what it asked for.
     pub in_doubt: bool,
+    /// With which status the last attempt that was answered was.
+    pub said: Option<StatusCode>,
 }
 
 impl Driver {
@@ -86,6 +88,7 @@ impl Driver {
             moved: 0,
             last: Outcome::Ignored,
             in_doubt: false,
+            said: None,
         }
     }
 
@@ -230,6 +233,7 @@ impl Driver {
             Ok(answer) => {
                 let outcome = classify(&answer);
                 self.last = outcome;
+                self.said = Some(answer.parts.status);
                 // The outcome of a gRPC call is known later, unless the head holds it.
                 if !is_grpc(&answer) || answer.parts.headers.contains_key(names::GRPC_STATUS) {
                     leg.settle(now, outcome);

@@ -271,6 +271,25 @@ fn an_error_of_the_server_is_kept_by_choice() {
 }
 
 #[test]
+fn a_gateways_word_that_it_heard_nothing_is_unknown() {
+    let origin = origin(|n, _| if n == 1 { answer(504, "", "no answer") } else { answer(200, "", "done") });
+    let proxy = proxy(&origin, "");
+    assert_eq!(post(&proxy, "k", "a").status, 504);
+    is_problem(&post(&proxy, "k", "a"), 409);
+    assert_eq!(origin.asked(), 1);
+}
+
+#[test]
+fn what_stands_in_for_an_answer_is_not_replayed_as_one() {
+    let origin = origin(|_, _| answer(500, "", "broken"));
+    let proxy = proxy(&origin, "keep = \"all\"\n[route.fallback]\nstatus = 202\nbody = \"later\"");
+    let first = post(&proxy, "k", "a");
+    assert_eq!((first.status, first.text()), (202, "later"), "{}", first.head);
+    is_problem(&post(&proxy, "k", "a"), 409);
+    assert_eq!(origin.asked(), 1);
+}
+
+#[test]
 fn what_surely_was_not_sent_sets_the_key_free() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let toml = format!(

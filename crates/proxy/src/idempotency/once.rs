@@ -14,7 +14,7 @@ use hyper::body::Body as _;
 use seaworthy::idempotency::http::{FENCING_TOKEN, Head, IDEMPOTENT_REPLAYED, Problem};
 use seaworthy::idempotency::store::{CHUNK_BYTES, Settled};
 use seaworthy::idempotency::{
-    Answer, Begun, Fingerprint, Id, Key, Replay, Running as Claim, StoreError, Unsettled, WhenDown,
+    Answer, Begun, Fingerprint, Id, Key, Phase, Replay, Running as Claim, StoreError, Unsettled, WhenDown,
 };
 use seaworthy_core::Why;
 use tokio::sync::oneshot;
@@ -25,9 +25,9 @@ use crate::answer::Problem as Told;
 use crate::attempt;
 use crate::call::{Affair, Arrived, Running, repeat, tape};
 use crate::download::Download;
-use crate::driver::Ending;
+use crate::driver::{Driver, Ending};
 use crate::head::Asked;
-use crate::ledger::Leg;
+use crate::ledger::{Claimed, Leg};
 use crate::manner::Manner;
 use crate::tape::Tape;
 use crate::task::timed;
@@ -117,6 +117,7 @@ impl Once {
         };
         self.asked.headers.insert(FENCING_TOKEN, HeaderValue::from(claim.token().0));
         let affair = &mut self.affair;
+        affair.ledger.claim = Some(Claimed { token: claim.token(), replayed: false });
         affair.deadline = affair.deadline.into_iter().chain([claim.until()]).min();
         let mut running = self.start(rules);
         let ending = running.driver.run().await;
@@ -125,7 +126,7 @@ impl Once {
                 Keeping { home: &home, rules, claim }.answer(running, answer, leg).await
             }
             ending => {
-                let settled = if running.driver.in_doubt { Settled::Unknown } else { Settled::Free };
+                let settled = rules.settled(&running.driver);
                 // A store that does not hear it now is told later.
                 let _unheard = claim.settle(settled).await;
                 running.finish(ending).await
@@ -145,7 +146,8 @@ impl Once {
             let error = StoreError::Corrupt("what was kept is no answer".to_owned());
             return self.affair.refuse(&Problem::unreadable(&error));
         };
-        let Affair { ledger, manner, why, .. } = self.affair;
+        let Affair { mut ledger, manner, why, .. } = self.affair;
+        ledger.claim = Some(Claimed { token: replay.token(), replayed: true });
         let mut response = if head.whole {
             let body =
                 Kept::body(kept.body.clone(), replay.pieces().clone(), kept.chunks, Some(head.length), None);
@@ -169,6 +171,17 @@ impl Once {
 impl RouteKeys {
     fn keeps(&self, answer: &attempt::Answer, manner: &Manner) -> bool {
         manner.takes(answer) && self.keep.keeps(answer.parts.status)
+    }
+
+    /// How an operation ends whose answer is not kept.
+    fn settled(&self, driver: &Driver) -> Settled {
+        let said = driver.said.map(|status| self.keep.settles(status));
+        match said {
+            _ if driver.in_doubt => Settled::Unknown,
+            // What would have been kept was answered, and something else is answered in its place.
+            Some(Phase::Done | Phase::Unknown) => Settled::Unknown,
+            _ => Settled::Free,
+        }
     }
 }
 

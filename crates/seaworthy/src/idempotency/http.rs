@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use seaworthy_core::idempotency::{BadKey, Fingerprint, Key};
+use seaworthy_core::idempotency::{BadKey, Fingerprint, Key, Phase};
 use sha2::{Digest as _, Sha256};
 
 use super::keys::Refusal;
@@ -110,6 +110,17 @@ impl Keep {
             Self::Definite => {
                 !status.is_server_error() && !matches!(status.as_u16(), 408 | 409 | 421 | 423 | 425 | 429)
             }
+        }
+    }
+
+    /// How an answer with this status settles its key. What is not kept sets it free, but for what a gateway on the way says of
+    /// an upstream that it did not hear (502, 504): of that nobody knows how it ended.
+    #[must_use]
+    pub fn settles(self, status: StatusCode) -> Phase {
+        match status {
+            _ if self.keeps(status) => Phase::Done,
+            StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Phase::Unknown,
+            _ => Phase::Free,
         }
     }
 }
@@ -361,6 +372,15 @@ mod tests {
         assert_eq!(kept(Keep::Definite), [200, 201, 303, 400, 404, 422]);
         assert_eq!(kept(Keep::NoServerErrors), [200, 201, 303, 400, 404, 408, 409, 422, 425, 429]);
         assert_eq!(kept(Keep::All).len(), 12);
+    }
+
+    #[test]
+    fn what_a_gateway_did_not_hear_is_unknown() {
+        let settles = |status: u16| Keep::Definite.settles(StatusCode::from_u16(status).unwrap());
+        assert_eq!([201, 404].map(settles), [Phase::Done; 2]);
+        assert_eq!([429, 500, 503].map(settles), [Phase::Free; 3]);
+        assert_eq!([502, 504].map(settles), [Phase::Unknown; 2]);
+        assert_eq!(Keep::All.settles(StatusCode::BAD_GATEWAY), Phase::Done);
     }
 
     #[test]
