@@ -59,7 +59,8 @@ impl Proxy {
             .map(|redis| Store::new(redis.url.as_str(), redis.timeout, &redis.prefix, arbitrary_seed()));
         let redis = redis.transpose().map_err(Error::Redis)?;
         let words = words(&config)?;
-        let (keys, clerk) = idempotency::open(&config, &journal)?;
+        let clerk = idempotency::open(&config, &journal)?;
+        let keys = clerk.as_ref().map(|clerk| clerk.store.clone());
         let site = Arc::new(Site::new(config, workers, redis, keys, words, journal, tell));
         let shim = Shim::ourselves(SHIM);
         Ok(Bound { site, shares, addresses, admin, clerk, writer, orders, shim })

@@ -1,58 +1,121 @@
-//! Opens the store that the configuration names.
+//! Opens the store that the configuration names, and looks after it.
 
 use std::error::Error as StdError;
+use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use seaworthy::idempotency::Store;
+use seaworthy::idempotency::store::durability::Durability;
 use seaworthy::idempotency::store::memory::Memory;
+use seaworthy::idempotency::store::postgres::{self, Postgres};
 use seaworthy::idempotency::store::redis::{self, Redis};
-use seaworthy_config::{Config, KeyStoreKind};
+use seaworthy_config::{Config, KeyStoreKind, Level};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::journal::Journal;
 use crate::proxy::{Error, Stage};
 
-/// Does the work of a store that is another server: its connections are tasks, and belong to no worker.
+/// Looks after the store, on a thread of its own: what connects it to another server are tasks that belong to no worker, and
+/// what is past its retention is to be swept whether anybody calls or not.
 pub(crate) struct Clerk {
     runtime: Runtime,
+    pub store: Arc<dyn Store>,
+    server: Server,
+    journal: Journal,
+}
+
+/// The server of a store that has one.
+enum Server {
+    None,
+    Redis(Arc<Redis>),
+    Postgres(Postgres),
+}
+
+impl Server {
+    /// What it promises, as soon as it answers.
+    async fn durability(&self) -> Durability {
+        loop {
+            let told = match self {
+                Self::None => return Durability::Durable,
+                Self::Redis(server) => server.durability().await,
+                Self::Postgres(server) => server.durability().await,
+            };
+            match told {
+                Ok(durability) => return durability,
+                // Who needs it notices that it is down.
+                Err(_) => sleep(ASK_EVERY).await,
+            }
+        }
+    }
 }
 
 impl Clerk {
-    fn new() -> Result<Self, Error> {
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
-        Ok(Self { runtime })
-    }
-
-    fn handle(&self) -> Handle {
-        self.runtime.handle().clone()
-    }
-
     /// Works until everything is over.
     pub(crate) fn serve(self, mut stage: watch::Receiver<Stage>) -> Result<(), Error> {
-        // The sender outlives it.
-        let _ = self.runtime.block_on(stage.wait_for(|stage| *stage == Stage::Over));
+        let Self { runtime, store, server, journal } = self;
+        let kind = store.kind();
+        runtime.block_on(async {
+            tokio::select! {
+                // The sender outlives it.
+                _ = stage.wait_for(|stage| *stage == Stage::Over) => {}
+                () = sweep(&*store) => {}
+                () = tell(&server, kind, &journal) => {}
+            }
+        });
         Ok(())
     }
 }
 
-/// The store of `config`, if it has one, and who does its work, if it has any.
+/// Sweeps what is past its retention, a little at a time.
+async fn sweep(store: &dyn Store) {
+    loop {
+        // A store that is down is noticed by those who need it; what is not swept now is swept later.
+        let swept = store.sweep(MOST_SWEPT).await.unwrap_or(0);
+        sleep(if swept < MOST_SWEPT { SWEEP_EVERY } else { BREATH }).await;
+    }
+}
+
+/// Logs what is promised, unless it is all that could be.
+async fn tell(server: &Server, kind: &str, journal: &Journal) {
+    match server.durability().await {
+        Durability::Durable => {}
+        weaker => {
+            let notice = weaker.to_string();
+            journal.event(Level::Warn, "idempotency", &[("store", kind), ("notice", &notice)]);
+        }
+    }
+    pending().await
+}
+
+/// Who looks after the store of `config`, if it has one.
 ///
 /// # Errors
 /// It can't be used. A server that is down is no error: it may come up later.
-pub(crate) fn open(
-    config: &Config,
-    journal: &Journal,
-) -> Result<(Option<Arc<dyn Store>>, Option<Clerk>), Error> {
-    let Some(settings) = &config.idempotency else { return Ok((None, None)) };
-    let timeout = settings.timeout;
-    Ok(match &settings.kind {
-        KeyStoreKind::Memory { most_records } => (Some(Arc::new(Memory::new(*most_records as usize))), None),
+pub(crate) fn open(config: &Config, journal: &Journal) -> Result<Option<Clerk>, Error> {
+    let Some(settings) = &config.idempotency else { return Ok(None) };
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
+    let (store, server) = make(&settings.kind, settings.timeout, runtime.handle())?;
+    Ok(Some(Clerk { runtime, store, server, journal: journal.clone() }))
+}
+
+fn make(kind: &KeyStoreKind, timeout: Duration, runtime: &Handle) -> Result<(Arc<dyn Store>, Server), Error> {
+    Ok(match kind {
+        KeyStoreKind::Memory { most_records } => {
+            (Arc::new(Memory::new(*most_records as usize)), Server::None)
+        }
         KeyStoreKind::Redis(at) => {
-            let clerk = Clerk::new()?;
-            let options = redis::Options { prefix: at.prefix.clone(), timeout, ..redis::Options::default() };
-            let store = Redis::new(at.url.as_str(), options, clerk.handle()).map_err(unusable)?;
-            (Some(Arc::new(store)), Some(clerk))
+            let options = redis::Options { prefix: at.prefix.clone(), timeout };
+            let store = Redis::new(at.url.as_str(), options, runtime.clone()).map_err(unusable)?;
+            let store = Arc::new(store);
+            (store.clone(), Server::Redis(store))
+        }
+        KeyStoreKind::Postgres { url, pool, schema } => {
+            let options = postgres::Options { schema: schema.clone(), pool: *pool as usize, timeout };
+            let store = Postgres::new(url.as_str(), options, runtime.clone()).map_err(unusable)?;
+            (Arc::new(store.clone()), Server::Postgres(store))
         }
         other => return Err(Error::Keys(format!("the store {:?} is not there yet", other.name()).into())),
     })
@@ -61,3 +124,10 @@ pub(crate) fn open(
 fn unusable(error: impl StdError + Send + Sync + 'static) -> Error {
     Error::Keys(Box::new(error))
 }
+
+/// Records that are swept at a time: what a store does in some milliseconds.
+const MOST_SWEPT: usize = 1000;
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Between two sweeps while there is more: others have their turn.
+const BREATH: Duration = Duration::from_millis(10);
+const ASK_EVERY: Duration = Duration::from_secs(5);
