@@ -185,7 +185,7 @@ impl Head {
             let name = HeaderName::from_bytes(take(from, name.try_into().ok()?)?).ok()?;
             let value = number(from, 4)?;
             let value = HeaderValue::from_bytes(take(from, value.try_into().ok()?)?).ok()?;
-            headers.append(name, value);
+            headers.try_append(name, value).ok()?;
         }
         Some(Self { status, headers, length, whole })
     }

@@ -1,9 +1,8 @@
 //! What becomes of a request with a key.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,10 +11,11 @@ use bytes::Bytes;
 use seaworthy_core::idempotency::{Decision, Fingerprint, OnUnknown, Phase, Token, Watch, decide};
 use seaworthy_core::{Fault, Instant, Rules, Valid};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use super::errands::{Errands, Turns};
 use super::store::{Answer, Claim, Hold, Id, Record, Reserved, Settled, Step, Store, StoreError};
+use super::waiting::Waiting;
 use crate::clock;
 
 /// The numbers and choices of a [`Keys`].
@@ -112,14 +112,16 @@ struct Shared {
     config: Config,
     watch: Mutex<Watch<Id>>,
     /// Woken when an operation that runs here is settled.
-    waiting: Mutex<HashMap<Id, Arc<Notify>>>,
+    waiting: Waiting,
+    errands: Errands,
     owners: (RandomState, AtomicU64),
     counts: [AtomicU64; COUNTED.len()],
 }
 
-/// What [`Keys::counts`] counts, in its order.
-pub const COUNTED: [&str; 9] =
-    ["begun", "taken_over", "replayed", "mismatched", "busy", "unknown", "down", "unrecorded", "fenced"];
+/// What [`Keys::counts`] counts, in its order. `untold` are the ends of operations that the store was not told, as it was down
+/// for too long: they are unknown.
+pub const COUNTED: [&str; 10] =
+    ["begun", "taken_over", "replayed", "mismatched", "busy", "unknown", "down", "unrecorded", "fenced", "untold"];
 
 /// How a request with a key goes on.
 #[derive(Debug)]
@@ -183,11 +185,18 @@ impl Keys {
                 store,
                 config: *config,
                 watch: Mutex::new(Watch::new(MOST_WATCHED)),
-                waiting: Mutex::default(),
+                waiting: Waiting::default(),
+                errands: Errands::new(),
                 owners: (RandomState::new(), AtomicU64::new(0)),
                 counts: Default::default(),
             }),
         }
+    }
+
+    /// Keys with the default [`Config`] that are kept in `store`.
+    #[must_use]
+    pub fn of(store: impl Store + 'static) -> Self {
+        Self::new(Arc::new(store), Valid::default())
     }
 
     /// The numbers and choices.
@@ -217,50 +226,32 @@ impl Keys {
     pub async fn begin(&self, id: &Id, fingerprint: Fingerprint) -> Result<Begun, Refusal> {
         let shared = &self.shared;
         let claim = Claim { fingerprint, owner: shared.draw(), retention: shared.config.retention };
-        let mut until = None;
-        let mut pause = FIRST_PAUSE;
-        let store = &shared.store;
-        let mut asking = Asking { keys: self, id, owner: claim.owner, undo: Some(Settled::Free) };
-        let mut reserved = shared.step(store.reserve(id, &claim)).await;
-        loop {
-            let record = match reserved {
-                Ok(Reserved::New(hold)) => return Ok(asking.first(hold, "begun")),
-                Ok(Reserved::Found(record)) => record,
-                Err(error) => return self.without(error),
-            };
-            reserved = match self.judge(id, &record, fingerprint) {
-                Decision::Replay => {
-                    asking.undo = None;
-                    return Ok(self.replay(id, record));
+        let mut asking = Asking { keys: self, id, claim, undo: None };
+        let mut left = match asking.ask().await {
+            Asked::Over(result) => return result,
+            Asked::Busy(left) => left,
+        };
+        if let Busy::Wait(most) = shared.config.busy {
+            let until = clock::now().plus(most);
+            let mut pause = FIRST_PAUSE;
+            let waiter = shared.waiting.enter(id);
+            loop {
+                let mut woken = pin!(waiter.woken());
+                woken.as_mut().enable();
+                left = match asking.ask().await {
+                    Asked::Over(result) => return result,
+                    Asked::Busy(left) => left,
+                };
+                let now = clock::now();
+                if until <= now {
+                    break;
                 }
-                Decision::TakeOver(from) => {
-                    // What was begun before is as unknown as it was, whatever becomes of this.
-                    asking.undo = Some(Settled::Unknown);
-                    match shared.step(store.take_over(id, &claim, from)).await {
-                        Ok(Reserved::New(hold)) => return Ok(asking.first(hold, "taken_over")),
-                        other => other,
-                    }
-                }
-                Decision::Reserve => shared.step(store.reserve(id, &claim)).await,
-                Decision::Busy(left) => {
-                    let now = clock::now();
-                    let until = *until.get_or_insert(match shared.config.busy {
-                        Busy::Refuse => now,
-                        Busy::Wait(most) => now.plus(most),
-                    });
-                    if until <= now {
-                        return Err(asking.refused(Refusal::Busy { retry_after: left.min(COME_BACK) }));
-                    }
-                    shared.wait(id, pause.min(left).min(until.since(now))).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                    shared.step(store.reserve(id, &claim)).await
-                }
-                Decision::Mismatch => return Err(asking.refused(Refusal::Mismatch)),
-                Decision::Unknown => {
-                    return Err(asking.refused(Refusal::Unknown { token: record.standing.token }));
-                }
-            };
+                // Woken or not, there is another look at the store: another process may have settled it.
+                let _late = timeout(pause.min(left).min(until.since(now)), woken).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
+        Err(shared.refused(Refusal::Busy { retry_after: left.min(COME_BACK) }))
     }
 
     fn judge(&self, id: &Id, record: &Record, fingerprint: Fingerprint) -> Decision {
@@ -275,13 +266,15 @@ impl Keys {
         decide(&record.standing, fingerprint, lease, shared.config.on_unknown)
     }
 
-    fn replay(&self, id: &Id, record: Record) -> Begun {
+    fn replay(&self, id: &Id, record: Record) -> Result<Begun, Refusal> {
+        let Some(answer) = record.answer else {
+            let what = format!("{id} is done, and its result is gone");
+            // It was carried out, so it is not carried out again, whatever was chosen for a store that is down.
+            return Err(self.shared.refused(Refusal::Down(StoreError::Corrupt(what))));
+        };
         self.shared.count("replayed");
-        Begun::Replay(Replay {
-            pieces: Pieces { keys: self.clone(), id: id.clone(), token: record.standing.token },
-            changed: record.changed,
-            answer: record.answer.unwrap_or_default(),
-        })
+        let pieces = Pieces { keys: self.clone(), id: id.clone(), token: record.standing.token };
+        Ok(Begun::Replay(Replay { pieces, changed: record.changed, answer }))
     }
 
     fn without(&self, error: StoreError) -> Result<Begun, Refusal> {
@@ -290,17 +283,28 @@ impl Keys {
                 self.shared.count("unrecorded");
                 Ok(Begun::Unrecorded(error))
             }
-            WhenDown::Refuse => {
-                self.shared.count("down");
-                Err(Refusal::Down(error))
-            }
+            WhenDown::Refuse => Err(self.shared.refused(Refusal::Down(error))),
         }
     }
 
-    /// Has `work` done behind the caller's back, if there is a runtime to do it.
-    fn behind(&self, work: impl Future<Output = ()> + Send + 'static) {
-        if let Ok(runtime) = Handle::try_current() {
-            drop(runtime.spawn(work));
+    /// Tells the store behind the caller's back how an operation ended.
+    fn tell(&self, id: &Id, hold: Hold, settled: Settled, runtime: Option<&Handle>) {
+        let shared = &self.shared;
+        let lease = shared.config.lease;
+        let tell = |settled: Settled| {
+            let (keys, id) = (self.clone(), id.clone());
+            let bytes = match &settled {
+                Settled::Done(answer) => answer.head.len() + answer.body.len(),
+                Settled::Unknown | Settled::Free => 0,
+            };
+            shared.errands.run(runtime, bytes, lease, |turns| async move {
+                keys.shared.insist(&id, hold, &settled, turns).await;
+            })
+        };
+        let done = matches!(settled, Settled::Done(_));
+        // Where there is no room for a result there may be for that nobody has it.
+        if !tell(settled) && !(done && tell(Settled::Unknown)) {
+            shared.count("untold");
         }
     }
 }
@@ -327,65 +331,14 @@ impl Shared {
             .unwrap_or_else(|_| Err(StoreError::Down(format!("it did not answer within {most:?}"))))
     }
 
-    /// Waits until the operation is settled here, or `most` has passed.
-    async fn wait(&self, id: &Id, most: Duration) {
-        let notify = lock(&self.waiting).entry(id.clone()).or_default().clone();
-        // Whether it was settled here or not, there is a look at the store afterwards.
-        let _late = timeout(most, notify.notified()).await;
-        let mut waiting = lock(&self.waiting);
-        // This one and the map's: nobody else waits.
-        if Arc::strong_count(&notify) <= 2 {
-            waiting.remove(id);
-        }
-    }
-
+    /// The operation is over, as the store has heard.
     fn settled(&self, id: &Id) {
         lock(&self.watch).over(id);
-        if let Some(notify) = lock(&self.waiting).get(id) {
-            notify.notify_waiters();
-        }
+        self.waiting.wake(id);
     }
 
-    /// Settles, again and again until the store has heard it or the lease is over.
-    async fn insist(&self, id: &Id, hold: Hold, settled: &Settled, until: Instant) {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let step = self.store.settle(id, hold, settled, self.config.retention);
-            match self.step(step).await {
-                Ok(_) => return self.settled(id),
-                Err(_) if clock::now() >= until => return,
-                Err(_) => sleep(pause).await,
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-}
-
-/// A wish to begin that may have been granted without its asker having heard of it.
-struct Asking<'a> {
-    keys: &'a Keys,
-    id: &'a Id,
-    owner: u128,
-    /// What it is settled as if nobody is left to begin it.
-    undo: Option<Settled>,
-}
-
-impl Asking<'_> {
-    fn first(mut self, hold: Hold, how: &str) -> Begun {
-        self.undo = None;
-        self.keys.shared.count(how);
-        Begun::First(Running {
-            keys: self.keys.clone(),
-            id: self.id.clone(),
-            hold,
-            until: clock::now().plus(self.keys.shared.config.lease),
-            settled: false,
-        })
-    }
-
-    fn refused(mut self, refusal: Refusal) -> Refusal {
-        self.undo = None;
-        self.keys.shared.count(match &refusal {
+    fn refused(&self, refusal: Refusal) -> Refusal {
+        self.count(match &refusal {
             Refusal::Mismatch => "mismatched",
             Refusal::Busy { .. } => "busy",
             Refusal::Unknown { .. } => "unknown",
@@ -393,31 +346,145 @@ impl Asking<'_> {
         });
         refusal
     }
+
+    /// Settles, again and again until the store has heard it.
+    async fn insist(&self, id: &Id, hold: Hold, settled: &Settled, mut turns: Turns) {
+        loop {
+            let step = self.store.settle(id, hold, settled, self.config.retention);
+            match turns.take(self.step(step)).await {
+                Some(Ok(true)) => return self.settled(id),
+                // It is another's, who settles it.
+                Some(Ok(false)) => return self.count("fenced"),
+                Some(Err(_)) => turns.pause().await,
+                None => return self.count("untold"),
+            }
+        }
+    }
+
+    /// Settles what a step may have reserved for `owner` without anybody having heard of it. The step may still be on its way,
+    /// so one look does not do.
+    async fn undo(&self, id: &Id, owner: u128, settled: &Settled, mut turns: Turns) {
+        let mut looks = 0;
+        while looks < UNDO_LOOKS {
+            let found = match turns.take(self.step(self.store.find(id))).await {
+                Some(Ok(found)) => found,
+                Some(Err(_)) => {
+                    turns.pause().await;
+                    continue;
+                }
+                None => return,
+            };
+            if let Some(Record { standing, .. }) = found
+                && standing.phase == Phase::Running
+            {
+                // If it is another's, this does nothing.
+                let hold = Hold { token: standing.token, owner };
+                let step = self.store.settle(id, hold, settled, self.config.retention);
+                match turns.take(self.step(step)).await {
+                    Some(Ok(true)) => return self.settled(id),
+                    Some(Ok(false)) => {}
+                    Some(Err(_)) => {
+                        turns.pause().await;
+                        continue;
+                    }
+                    None => return,
+                }
+            }
+            looks += 1;
+            sleep(self.config.store_timeout).await;
+        }
+    }
+}
+
+/// Somebody who asks to begin, and may have been granted it without having heard of it.
+struct Asking<'a> {
+    keys: &'a Keys,
+    id: &'a Id,
+    claim: Claim,
+    /// What is to be settled, if a step was begun and nobody knows whether it was taken.
+    undo: Option<Settled>,
+}
+
+enum Asked {
+    Over(Result<Begun, Refusal>),
+    /// Its lease ends in this much time at the latest.
+    Busy(Duration),
+}
+
+impl Asking<'_> {
+    async fn ask(&mut self) -> Asked {
+        let keys = self.keys;
+        let mut from = None;
+        Asked::Over(loop {
+            // Others may see the reservation from the moment on that the step begins, so its lease begins then.
+            let until = clock::now().plus(keys.shared.config.lease);
+            let how = if from.is_some() { "taken_over" } else { "begun" };
+            let record = match self.step(from.take()).await {
+                Ok(Reserved::New(hold)) => break Ok(self.first(hold, until, how)),
+                Ok(Reserved::Found(record)) => record,
+                Err(error) => {
+                    if self.undo.is_some() && keys.shared.config.when_down == WhenDown::Allow {
+                        // It will be carried out, and nobody will write down how it ends.
+                        self.undo = Some(Settled::Unknown);
+                    }
+                    break keys.without(error);
+                }
+            };
+            match keys.judge(self.id, &record, self.claim.fingerprint) {
+                Decision::Replay => break keys.replay(self.id, record),
+                Decision::TakeOver(token) => from = Some(token),
+                Decision::Reserve => {}
+                Decision::Busy(left) => return Asked::Busy(left),
+                Decision::Mismatch => break Err(keys.shared.refused(Refusal::Mismatch)),
+                Decision::Unknown => {
+                    let token = record.standing.token;
+                    break Err(keys.shared.refused(Refusal::Unknown { token }));
+                }
+            }
+        })
+    }
+
+    /// Reserves, or takes over what stands under `from`.
+    async fn step(&mut self, from: Option<Token>) -> Result<Reserved, StoreError> {
+        let Keys { shared } = self.keys;
+        let (step, undo) = match from {
+            None => (shared.store.reserve(self.id, &self.claim), Settled::Free),
+            // What was begun before is as unknown as it was, whatever becomes of this.
+            Some(token) => (shared.store.take_over(self.id, &self.claim, token), Settled::Unknown),
+        };
+        self.undo = Some(undo);
+        let reserved = shared.step(step).await;
+        if !matches!(reserved, Err(StoreError::Down(_))) {
+            self.undo = None;
+        }
+        reserved
+    }
+
+    fn first(&self, hold: Hold, until: Instant, how: &str) -> Begun {
+        self.keys.shared.count(how);
+        Begun::First(Running {
+            keys: self.keys.clone(),
+            id: self.id.clone(),
+            hold,
+            until,
+            runtime: Handle::try_current().ok(),
+            settled: false,
+        })
+    }
 }
 
 impl Drop for Asking<'_> {
     /// What was reserved after all is given back: nothing was begun.
     fn drop(&mut self) {
         let Some(settled) = self.undo.take() else { return };
-        let (keys, id, owner) = (self.keys.clone(), self.id.clone(), self.owner);
-        self.keys.behind(async move {
-            let shared = &keys.shared;
-            let until = clock::now().plus(shared.config.lease);
-            let mut pause = FIRST_PAUSE;
-            loop {
-                match shared.step(shared.store.find(&id)).await {
-                    Ok(Some(record)) if record.standing.phase == Phase::Running => {
-                        // If it is another's, this does nothing.
-                        let hold = Hold { token: record.standing.token, owner };
-                        return shared.insist(&id, hold, &settled, until).await;
-                    }
-                    Ok(_) => return,
-                    Err(_) if clock::now() >= until => return,
-                    Err(_) => sleep(pause).await,
-                }
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
+        let (keys, id, owner) = (self.keys.clone(), self.id.clone(), self.claim.owner);
+        let lease = keys.shared.config.lease;
+        let told = self.keys.shared.errands.run(None, 0, lease, |turns| async move {
+            keys.shared.undo(&id, owner, &settled, turns).await;
         });
+        if !told {
+            self.keys.shared.count("untold");
+        }
     }
 }
 
@@ -429,6 +496,8 @@ pub struct Running {
     id: Id,
     hold: Hold,
     until: Instant,
+    /// Where it began, for the case that it is dropped elsewhere.
+    runtime: Option<Handle>,
     settled: bool,
 }
 
@@ -438,7 +507,7 @@ pub struct Running {
 pub enum Unsettled {
     /// Another has taken the operation over, or an operator has released its key.
     Fenced,
-    /// The store is down. It is told as soon as it can be, until the lease is over.
+    /// The store is down. It is told as soon as it can be, for as long as a lease lasts.
     Down(StoreError),
 }
 
@@ -496,19 +565,17 @@ impl Running {
         let step = shared.store.settle(&self.id, self.hold, &settled, shared.config.retention);
         let mut later = Later { running: &self, settled: Some(&settled) };
         let told = heard(shared.step(step).await);
-        if !matches!(told, Err(Unsettled::Down(_))) {
-            later.settled = None;
-            shared.settled(&self.id);
+        match told {
+            Ok(()) => shared.settled(&self.id),
+            Err(Unsettled::Fenced) => shared.count("fenced"),
+            Err(Unsettled::Down(_)) => return told,
         }
-        if matches!(told, Err(Unsettled::Fenced)) {
-            shared.count("fenced");
-        }
+        later.settled = None;
         told
     }
 
     fn settle_later(&self, settled: Settled) {
-        let (keys, id, hold, until) = (self.keys.clone(), self.id.clone(), self.hold, self.until);
-        self.keys.behind(async move { keys.shared.insist(&id, hold, &settled, until).await });
+        self.keys.tell(&self.id, self.hold, settled, self.runtime.as_ref());
     }
 }
 
@@ -625,3 +692,5 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// When to look again at a running operation, if its lease is not over before: most are done by then.
 const COME_BACK: Duration = Duration::from_secs(1);
+/// How often it is looked whether a step was taken after all that nobody heard of, at intervals of the store's timeout.
+const UNDO_LOOKS: u32 = 3;

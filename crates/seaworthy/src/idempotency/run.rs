@@ -8,7 +8,7 @@ use bytes::Bytes;
 use seaworthy_core::idempotency::{Fingerprint, Token};
 use tokio::time::timeout;
 
-use super::keys::{Begun, Keys, Refusal, Unsettled};
+use super::keys::{Begun, Keys, Refusal, Unsettled, WhenDown};
 use super::store::{Answer, CHUNK_BYTES, Id, Settled};
 use crate::clock;
 
@@ -140,7 +140,8 @@ impl Keys {
         self.run_fenced(id, fingerprint, |_| operation()).await
     }
 
-    /// As [`run`](Self::run), for an operation that passes its token on to what it changes.
+    /// As [`run`](Self::run), for an operation that passes its token on to what it changes. While the store is down and it is
+    /// carried out nevertheless, that is 0: older than every other.
     ///
     /// # Errors
     /// See [`RunError`].
@@ -162,7 +163,7 @@ impl Keys {
                 return Ok(Ran { result, replayed: true });
             }
             Begun::Unrecorded(_) => {
-                let result = operation(Token::FIRST).await.map_err(RunError::Failed)?;
+                let result = operation(Token(0)).await.map_err(RunError::Failed)?;
                 return Ok(Ran { result, replayed: false });
             }
         };
@@ -173,7 +174,10 @@ impl Keys {
         match result {
             Ok(result) => {
                 let answer = Answer::default();
-                running.keep(answer, result.to_record()).await.map_err(RunError::Unsettled)?;
+                match running.keep(answer, result.to_record()).await {
+                    Err(Unsettled::Down(_)) if self.config().when_down == WhenDown::Allow => {}
+                    kept => kept.map_err(RunError::Unsettled)?,
+                }
                 Ok(Ran { result, replayed: false })
             }
             Err(error) => {
