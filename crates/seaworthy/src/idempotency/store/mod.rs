@@ -16,6 +16,8 @@
 
 #[cfg(any(feature = "idempotency-redis", feature = "idempotency-postgres"))]
 pub mod durability;
+#[cfg(feature = "idempotency-embedded")]
+pub mod embedded;
 pub mod memory;
 #[cfg(feature = "idempotency-postgres")]
 pub mod postgres;
