@@ -1,6 +1,6 @@
 //! The numbers of what guards against overload: the doors of listeners, routes and upstreams, the throttles, the host's pressure.
 
-use std::fmt::{self, Write};
+use std::fmt::{self, Display, Write};
 
 use seaworthy::clock;
 use seaworthy::shared::door::{Door, Snapshot};
@@ -71,26 +71,20 @@ fn limits(out: &mut String, doors: &[(String, Snapshot)]) -> fmt::Result {
         }),
     ];
     for (metric, kind, help, pick) in rows {
-        family(out, metric, kind, help)?;
-        for (place, door) in doors {
-            if let Some(value) = pick(door) {
-                writeln!(out, "seaworthy_{metric}{{{place}}} {value}")?;
-            }
-        }
+        let values = doors.iter().filter_map(|(place, door)| Some((place, pick(door)?)));
+        each(out, metric, kind, help, values)?;
     }
     Ok(())
 }
 
 fn queues(out: &mut String, doors: &[(String, Snapshot)]) -> fmt::Result {
-    family(
+    each(
         out,
         "queue_overloaded",
         "gauge",
         "Whether the newest call goes first, as calls are lost and the queue does not empty.",
+        doors.iter().map(|(place, door)| (place, u8::from(door.queue.overloaded))),
     )?;
-    for (place, door) in doors {
-        writeln!(out, "seaworthy_queue_overloaded{{{place}}} {}", u8::from(door.queue.overloaded))?;
-    }
     type Pick = fn(&Snapshot) -> [u64; 4];
     let rows: [(&str, &str, &str, Pick); 4] = [
         ("queue_waiting", "gauge", "Calls that wait for a place.", |door| door.queue.waiting.map(u64::from)),
@@ -106,45 +100,37 @@ fn queues(out: &mut String, doors: &[(String, Snapshot)]) -> fmt::Result {
         }),
     ];
     for (metric, kind, help, pick) in rows {
-        family(out, metric, kind, help)?;
-        for (place, door) in doors {
-            for (criticality, count) in Criticality::ALL.iter().zip(pick(door)) {
-                writeln!(out, "seaworthy_{metric}{{{place},criticality=\"{criticality}\"}} {count}")?;
-            }
-        }
+        let counts = doors.iter().flat_map(|(place, door)| by_criticality(place, pick(door)));
+        each(out, metric, kind, help, counts)?;
     }
     Ok(())
 }
 
 fn throttles(out: &mut String, site: &Site) -> fmt::Result {
     let now = clock::now();
-    let seen = site.config.upstreams.iter().zip(&site.services);
-    let seen: Vec<_> =
-        seen.map(|(upstream, service)| (label(&upstream.name), service.throttle.snapshot(now))).collect();
-    family(
+    let seen: Vec<_> = site
+        .config
+        .upstreams
+        .iter()
+        .zip(&site.services)
+        .map(|(upstream, service)| {
+            (format!("upstream=\"{}\"", label(&upstream.name)), service.throttle.snapshot(now))
+        })
+        .collect();
+    each(
         out,
         "throttle_share",
         "gauge",
         "The share of the attempts that is not sent, as the upstream refuses too many.",
+        seen.iter().flat_map(|(place, throttle)| by_criticality(place, throttle.shares)),
     )?;
-    for (upstream, throttle) in &seen {
-        for (criticality, share) in Criticality::ALL.iter().zip(throttle.shares) {
-            writeln!(
-                out,
-                "seaworthy_throttle_share{{upstream=\"{upstream}\",criticality=\"{criticality}\"}} {share}"
-            )?;
-        }
-    }
-    family(
+    each(
         out,
         "throttle_rejected_total",
         "counter",
         "Attempts that were not sent for that, or would not have been.",
-    )?;
-    for (upstream, throttle) in &seen {
-        writeln!(out, "seaworthy_throttle_rejected_total{{upstream=\"{upstream}\"}} {}", throttle.rejected)?;
-    }
-    Ok(())
+        seen.iter().map(|(place, throttle)| (place, throttle.rejected)),
+    )
 }
 
 fn rates(out: &mut String, site: &Site) -> fmt::Result {
@@ -164,15 +150,10 @@ fn rates(out: &mut String, site: &Site) -> fmt::Result {
         ("rate_store_down_total", "Of these, calls that were decided without it.", |counts| counts.down),
     ];
     for (metric, help, pick) in rows {
-        family(out, metric, "counter", help)?;
-        for (place, counts, _) in &counts {
-            writeln!(out, "seaworthy_{metric}{{{place}}} {}", pick(counts))?;
-        }
+        each(out, metric, "counter", help, counts.iter().map(|(place, counts, _)| (place, pick(counts))))?;
     }
-    family(out, "rate_keys", "gauge", "Clients that are told apart here.")?;
-    for (place, _, keys) in &counts {
-        writeln!(out, "seaworthy_rate_keys{{{place}}} {keys}")?;
-    }
+    let keys = counts.iter().map(|(place, _, keys)| (place, *keys));
+    each(out, "rate_keys", "gauge", "Clients that are told apart here.", keys)?;
     let Some(store) = &site.redis else { return Ok(()) };
     let up = u8::from(store.snapshot(now).state == State::Closed);
     family(out, "redis_up", "gauge", "Whether Redis answers.")?;
@@ -207,15 +188,33 @@ fn shelf(out: &mut String, site: &Site) -> fmt::Result {
 fn flags(out: &mut String, site: &Site) -> fmt::Result {
     let routes = site.config.routes.iter().zip(&site.routes);
     let known: Vec<_> = routes
-        .filter_map(|(route, state)| Some((label(&route.name), state.flags.as_ref()?.snapshot())))
+        .filter_map(|(route, state)| {
+            Some((format!("route=\"{}\"", label(&route.name)), state.flags.as_ref()?.snapshot()))
+        })
         .collect();
-    family(out, "flag_values", "gauge", "Last-known-good values of flags that are kept.")?;
-    for (route, seen) in &known {
-        writeln!(out, "seaworthy_flag_values{{route=\"{route}\"}} {}", seen.values)?;
-    }
-    family(out, "flag_failed_writes_total", "counter", "How often their file could not be written.")?;
-    for (route, seen) in &known {
-        writeln!(out, "seaworthy_flag_failed_writes_total{{route=\"{route}\"}} {}", seen.failed_writes)?;
+    let values = known.iter().map(|(place, seen)| (place, seen.values));
+    each(out, "flag_values", "gauge", "Last-known-good values of flags that are kept.", values)?;
+    let failed = known.iter().map(|(place, seen)| (place, seen.failed_writes));
+    each(out, "flag_failed_writes_total", "counter", "How often their file could not be written.", failed)
+}
+
+/// A metric with a line for each place: its labels, and the value there.
+fn each<L: Display, V: Display>(
+    out: &mut String,
+    metric: &str,
+    kind: &str,
+    help: &str,
+    values: impl IntoIterator<Item = (L, V)>,
+) -> fmt::Result {
+    family(out, metric, kind, help)?;
+    for (labels, value) in values {
+        writeln!(out, "seaworthy_{metric}{{{labels}}} {value}")?;
     }
     Ok(())
+}
+
+/// The labels and values of one place by criticality.
+fn by_criticality<V>(place: &str, values: [V; 4]) -> impl Iterator<Item = (String, V)> {
+    let labels = Criticality::ALL.map(|criticality| format!("{place},criticality=\"{criticality}\""));
+    labels.into_iter().zip(values)
 }
