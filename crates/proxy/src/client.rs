@@ -10,9 +10,9 @@ use http::uri::Authority;
 use tokio::net::TcpStream;
 
 use crate::head::{Refusal, Seen};
-use crate::keeper::hash;
 use crate::names;
 use crate::socket::Marks;
+use crate::standing::fingerprint;
 use crate::worker::Worker;
 
 /// One client's connection.
@@ -54,7 +54,7 @@ struct Derived {
 impl Client {
     pub(crate) fn new(home: Rc<Worker>, peer: SocketAddr, listener: usize, marks: Rc<Marks>) -> Self {
         let ip = home.ids.borrow_mut().value(format_args!("{}", peer.ip()));
-        let source = hash(peer.ip().to_string().as_bytes());
+        let source = fingerprint(peer.ip().to_string().as_bytes());
         Self { home, peer, source, listener, marks, tunnel: Cell::new(None), ip, last: RefCell::new(None) }
     }
 

@@ -7,7 +7,8 @@
 //! proxy's own quota is kept by what is decided here alone: while Redis answers it is not touched, so a key has all of its
 //! burst when Redis fails.
 //!
-//! Proxies that share a rate must know a client by the same number: its hash can't be seeded by process.
+//! Proxies that share a rate must know a client by the same number: it can't be seeded by process, and is of a hash that nobody
+//! finds a second client for.
 
 mod store;
 #[cfg(test)]
