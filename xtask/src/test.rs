@@ -16,20 +16,24 @@ pub(crate) fn all(_arguments: &[String]) -> Result<(), Failure> {
     provide(&[Need { program: "ip", package: "iproute2" }], "testing")?;
     // Rates that proxies share are counted in a Redis.
     provide(&[Need { program: "redis-server", package: "redis-server" }], "testing")?;
+    // Idempotency keys are kept in one.
+    provide(&[Need { program: "pg_ctlcluster", package: "postgresql" }], "testing")?;
+    // Wall clocks jump under the proxy's feet.
+    provide(&[Need { program: "faketime", package: "faketime" }], "testing")?;
     workspace()?;
-    run(&mut cargo(&["test", "--workspace", "--doc", "--locked"]))?;
+    run(&mut cargo(&["test", "--workspace", "--all-features", "--doc", "--locked"]))?;
     loom()?;
     examples()
 }
 
 /// Unit and integration tests of the whole workspace; among them that the schema and the reference of the settings are
-/// what the code says now.
+/// what the code says now. With every feature: what asks for one is left out without a word otherwise.
 fn workspace() -> Result<(), Failure> {
     let mut command = if answers("nextest") {
-        cargo(&["nextest", "run", "--workspace", "--locked"])
+        cargo(&["nextest", "run", "--workspace", "--all-features", "--locked"])
     } else {
         say("cargo-nextest is not installed: the same tests run with cargo test");
-        cargo(&["test", "--workspace", "--lib", "--bins", "--tests", "--locked"])
+        cargo(&["test", "--workspace", "--all-features", "--lib", "--bins", "--tests", "--locked"])
     };
     // Whatever the caller's shell says: a test that mends what it should compare compares nothing.
     run(command.env_remove("SEAWORTHY_UPDATE").env("INSTA_UPDATE", "no"))

@@ -24,12 +24,22 @@ pub(crate) fn fmt(_arguments: &[String]) -> Result<(), Failure> {
 /// No lint fires in any target of the workspace.
 pub(crate) fn clippy(_arguments: &[String]) -> Result<(), Failure> {
     provide_component("clippy", "clippy")?;
-    run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+    run(&mut cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ]))
 }
 
 /// The documentation builds without a warning: no broken link, no undocumented public item.
 pub(crate) fn docs(_arguments: &[String]) -> Result<(), Failure> {
-    run(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
+    run(cargo(&["doc", "--workspace", "--all-features", "--no-deps", "--locked"])
+        .env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 /// Who may depend on whom, under which licences, from where; and the words of the project.
