@@ -226,6 +226,26 @@ async fn what_does_not_read_as_written_is_corrupt() {
 }
 
 #[tokio::test]
+async fn what_the_server_finds_full_or_damaged_is_called_so() {
+    let schema = fresh();
+    let store = in_schema(&schema, &server().url(), PLENTY);
+    store.migrate().await.unwrap();
+    let client = client().await;
+    let raise = format!(
+        "CREATE FUNCTION {schema}.fail() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE EXCEPTION 'so it is' USING ERRCODE = convert_from(NEW.key, 'UTF8'); END $$;
+         CREATE TRIGGER fail BEFORE INSERT ON {schema}.keys FOR EACH ROW EXECUTE FUNCTION {schema}.fail()"
+    );
+    client.batch_execute(&raise).await.unwrap();
+    for (sqlstate, name) in [("53100", "full"), ("XX001", "corrupt"), ("XX002", "corrupt"), ("53300", "down")]
+    {
+        let error = store.reserve(&id(sqlstate), &claim(1)).await.unwrap_err();
+        assert_eq!(error.name(), name, "{error}");
+        assert_eq!(store.find(&id(sqlstate)).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
 async fn a_result_whose_chunk_is_gone_is_not_settled() {
     let store = shared().await;
     let hold = begun(&store, &id("a"), &claim(1)).await;

@@ -17,7 +17,8 @@ use crate::idempotency::store::{Answer, CHUNK_BYTES, Id, StoreError};
 pub enum Joined<'t> {
     /// It is the first: have the effect in this transaction, and [keep](First::keep) its result.
     First(First<'t>),
-    /// It was done before: this is its result. Have no effect.
+    /// It was done before: this is its result. Have no effect. If an ordinary step left it, it may have
+    /// [chunks](crate::idempotency::Store::chunk).
     Replay(Answer),
     /// The key belongs to another request. Have no effect.
     Mismatch,
