@@ -218,6 +218,25 @@ impl Problem {
         Self { status, detail: detail.into(), retry_after: None }
     }
 
+    /// Its document: `application/problem+json` (RFC 9457).
+    #[must_use]
+    pub fn document(&self) -> String {
+        let status = self.status.as_u16();
+        let title = self.status.canonical_reason().unwrap_or("Error");
+        let mut detail = String::with_capacity(self.detail.len());
+        for c in self.detail.chars() {
+            match c {
+                '"' | '\\' => detail.extend(['\\', c]),
+                // No detail has one; a document stays one whatever somebody writes into it.
+                c if c.is_control() => detail.push(' '),
+                c => detail.push(c),
+            }
+        }
+        format!(
+            "{{\"type\":\"https://www.rfc-editor.org/rfc/rfc9110#status.{status}\",\"title\":\"{title}\",\"status\":{status},\"detail\":\"{detail}\"}}\n"
+        )
+    }
+
     /// There has to be a key and is none.
     #[must_use]
     pub fn missing(name: &HeaderName) -> Self {
@@ -381,6 +400,14 @@ mod tests {
         assert_eq!([429, 500, 503].map(settles), [Phase::Free; 3]);
         assert_eq!([502, 504].map(settles), [Phase::Unknown; 2]);
         assert_eq!(Keep::All.settles(StatusCode::BAD_GATEWAY), Phase::Done);
+    }
+
+    #[test]
+    fn a_problem_is_a_document_whatever_its_detail() {
+        let problem = Problem::new(StatusCode::CONFLICT, "a \"b\" \\ c\n\u{1}d \u{e4}");
+        let read: serde_json::Value = serde_json::from_str(&problem.document()).unwrap();
+        assert_eq!(read["detail"], "a \"b\" \\ c  d \u{e4}");
+        assert_eq!((&read["status"], &read["title"]), (&409.into(), &"Conflict".into()));
     }
 
     #[test]

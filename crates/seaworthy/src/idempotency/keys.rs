@@ -120,8 +120,18 @@ struct Shared {
 
 /// What [`Keys::counts`] counts, in its order. `untold` are the ends of operations that the store was not told, as it was down
 /// for too long: they are unknown.
-pub const COUNTED: [&str; 10] =
-    ["begun", "taken_over", "replayed", "mismatched", "busy", "unknown", "down", "unrecorded", "fenced", "untold"];
+pub const COUNTED: [&str; 10] = [
+    "begun",
+    "taken_over",
+    "replayed",
+    "mismatched",
+    "busy",
+    "unknown",
+    "down",
+    "unrecorded",
+    "fenced",
+    "untold",
+];
 
 /// How a request with a key goes on.
 #[derive(Debug)]
@@ -303,7 +313,8 @@ impl Keys {
         };
         let done = matches!(settled, Settled::Done(_));
         // Where there is no room for a result there may be for that nobody has it.
-        if !tell(settled) && !(done && tell(Settled::Unknown)) {
+        let told = tell(settled) || (done && tell(Settled::Unknown));
+        if !told {
             shared.count("untold");
         }
     }

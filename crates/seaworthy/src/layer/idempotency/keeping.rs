@@ -1,0 +1,203 @@
+//! One answer that is kept before anybody hears of it.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::response::Parts;
+use http::{Response, StatusCode};
+use http_body::{Body, Frame};
+use tokio::time::{Instant, timeout_at};
+
+use super::body::{AnswerBody, BoxError, Kept, Numbered};
+use super::{Settings, told};
+use crate::idempotency::http::{Head, Problem};
+use crate::idempotency::store::{CHUNK_BYTES, Settled};
+use crate::idempotency::{Answer, Pieces, Running, StoreError, Unsettled, WhenDown};
+
+/// Keeps the answer, and gives it.
+pub(super) async fn keep<R>(
+    settings: &Settings,
+    running: Running,
+    answer: Response<R>,
+    until: Instant,
+) -> Response<AnswerBody<R>>
+where
+    R: Body,
+    R::Error: Into<BoxError>,
+{
+    let (parts, body) = answer.into_parts();
+    let mut head = Head::of(parts.status, &parts.headers, &settings.replayed);
+    let mut reader = Reader::new(body);
+    let pieces = running.pieces();
+    let read = timeout_at(until, reader.read(&running, settings.most_answer_bytes)).await;
+    let read = read.unwrap_or(Read::TimedOut);
+    head.length = reader.length;
+    head.whole = read == Read::Whole;
+    let settled = match read {
+        Read::Whole | Read::TooLong => running.settle(Settled::Done(reader.kept(&mut head))).await,
+        Read::Unheard => {
+            // Nobody will see it; but that it was carried out is to be known.
+            let _unheard = running.settle(Settled::Done(reader.kept(&mut head))).await;
+            return told(&Problem::unsettled());
+        }
+        Read::Broke | Read::TimedOut => {
+            // A store that does not hear it now is told later.
+            let _unheard = running.settle(Settled::Unknown).await;
+            return told(&if read == Read::Broke { broke() } else { super::timed_out() });
+        }
+    };
+    match settled {
+        Ok(()) => reader.forwarded(parts, pieces),
+        Err(Unsettled::Down(_)) if settings.keys.config().when_down == WhenDown::Allow => {
+            reader.forwarded(parts, pieces)
+        }
+        Err(_) => told(&Problem::unsettled()),
+    }
+}
+
+/// What was kept, as it was given then.
+pub(super) fn replayed<R>(replay: &crate::idempotency::Replay) -> Response<AnswerBody<R>> {
+    let kept = replay.answer();
+    let Some(head) = Head::decode(&kept.head) else {
+        return told(&Problem::unreadable(&StoreError::Corrupt("what was kept is no answer".to_owned())));
+    };
+    if !head.whole {
+        let mut response = told(&Problem::not_kept(&head));
+        // Where the result is says more than that it is somewhere.
+        for (name, value) in &head.headers {
+            response.headers_mut().entry(name).or_insert_with(|| value.clone());
+        }
+        return response;
+    }
+    let pieces = replay.pieces().clone();
+    let numbered = Numbered { pieces, next: 0, count: kept.chunks, last: Bytes::new() };
+    let body = Kept {
+        front: kept.body.clone(),
+        pieces: Some(numbered),
+        reading: None,
+        rest: None,
+        left: Some(head.length),
+    };
+    let mut response = Response::new(AnswerBody::of(body));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
+}
+
+fn broke() -> Problem {
+    let detail = "the answer broke off; what the request did is unknown".to_owned();
+    Problem { status: StatusCode::INTERNAL_SERVER_ERROR, detail, retry_after: None }
+}
+
+/// Reads an answer's body into the store.
+struct Reader<R> {
+    body: Pin<Box<R>>,
+    /// The beginning, once it is full.
+    front: Option<Bytes>,
+    /// How many pieces were put.
+    pieces: u32,
+    /// What was read after them.
+    last: BytesMut,
+    length: u64,
+    ended: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Whole,
+    /// It is longer than what is kept, and was not read further.
+    TooLong,
+    /// The service broke off.
+    Broke,
+    /// The lease was over before the body was.
+    TimedOut,
+    /// The store did not take it.
+    Unheard,
+}
+
+impl<R: Body> Reader<R> {
+    fn new(body: R) -> Self {
+        let body = Box::pin(body);
+        Self { body, front: None, pieces: 0, last: BytesMut::new(), length: 0, ended: false }
+    }
+
+    async fn read(&mut self, running: &Running, most: u64) -> Read {
+        let least = self.body.size_hint().lower();
+        if least > most {
+            self.length = least;
+            return Read::TooLong;
+        }
+        while let Some(data) = poll_fn(|cx| self.poll_data(cx)).await {
+            let Some(data) = data else { return Read::Broke };
+            self.length += data.len() as u64;
+            self.last.extend_from_slice(&data);
+            if self.length > most {
+                return Read::TooLong;
+            }
+            while self.last.len() > CHUNK_BYTES {
+                let piece = self.last.split_to(CHUNK_BYTES).freeze();
+                if self.put(running, piece).await.is_err() {
+                    return Read::Unheard;
+                }
+            }
+        }
+        self.ended = true;
+        let last = std::mem::take(&mut self.last).freeze();
+        if self.put(running, last).await.is_err() { Read::Unheard } else { Read::Whole }
+    }
+
+    /// The next piece; `None` in its place if there is none because it broke off.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Option<Bytes>>> {
+        loop {
+            let frame = ready!(self.body.as_mut().poll_frame(cx));
+            // Trailers are not kept, and so not passed on either: a replay is to be the same.
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                None => return Poll::Ready(None),
+                Some(Err(_)) => return Poll::Ready(Some(None)),
+                Some(Ok(Ok(mut data))) => {
+                    return Poll::Ready(Some(Some(data.copy_to_bytes(data.remaining()))));
+                }
+                Some(Ok(Err(_))) => {}
+            }
+        }
+    }
+
+    async fn put(&mut self, running: &Running, piece: Bytes) -> Result<(), Unsettled> {
+        if self.front.is_none() {
+            self.front = Some(piece);
+            return Ok(());
+        }
+        running.put_chunk(self.pieces, piece).await?;
+        self.pieces += 1;
+        Ok(())
+    }
+
+    /// What is kept of it.
+    fn kept(&self, head: &mut Head) -> Answer {
+        let encoded = head.encode().unwrap_or_else(|| {
+            head.headers.clear();
+            head.whole = false;
+            head.encode().unwrap_or_default()
+        });
+        if head.whole {
+            Answer { head: encoded, body: self.front.clone().unwrap_or_default(), chunks: self.pieces }
+        } else {
+            Answer { head: encoded, ..Answer::default() }
+        }
+    }
+
+    /// The answer, for who asked first.
+    fn forwarded(self, parts: Parts, pieces: Pieces) -> Response<AnswerBody<R>> {
+        let numbered = Numbered { pieces, next: 0, count: self.pieces, last: self.last.freeze() };
+        let body = Kept {
+            front: self.front.unwrap_or_default(),
+            pieces: Some(numbered),
+            reading: None,
+            rest: (!self.ended).then_some(self.body),
+            left: self.ended.then_some(self.length),
+        };
+        Response::from_parts(parts, AnswerBody::of(body))
+    }
+}
