@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use seaworthy::idempotency::Store;
 use seaworthy::idempotency::store::durability::Durability;
+use seaworthy::idempotency::store::embedded::{self, Embedded};
 use seaworthy::idempotency::store::memory::Memory;
 use seaworthy::idempotency::store::postgres::{self, Postgres};
 use seaworthy::idempotency::store::redis::{self, Redis};
-use seaworthy_config::{Config, KeyStoreKind, Level};
+use seaworthy_config::{self as settings, Config, KeyStoreKind, Level};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -97,7 +98,7 @@ async fn tell(server: &Server, kind: &str, journal: &Journal) {
 pub(crate) fn open(config: &Config, journal: &Journal) -> Result<Option<Clerk>, Error> {
     let Some(settings) = &config.idempotency else { return Ok(None) };
     let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
-    let (store, server) = make(&settings.kind, settings.timeout, runtime.handle())?;
+    let (store, server) = make(&settings.kind, settings.timeout, runtime.handle(), journal)?;
     Ok(Some(Clerk { runtime, store, server, journal: journal.clone() }))
 }
 
@@ -117,7 +118,23 @@ fn make(kind: &KeyStoreKind, timeout: Duration, runtime: &Handle) -> Result<(Arc
             let store = Postgres::new(url.as_str(), options, runtime.clone()).map_err(unusable)?;
             (Arc::new(store.clone()), Server::Postgres(store))
         }
-        other => return Err(Error::Keys(format!("the store {:?} is not there yet", other.name()).into())),
+        KeyStoreKind::Embedded { folder, cache_bytes, when_corrupt } => {
+            let journal = journal.clone();
+            let options = embedded::Options {
+                cache_bytes: usize::try_from(*cache_bytes).unwrap_or(usize::MAX),
+                when_corrupt: match when_corrupt {
+                    settings::WhenCorrupt::Refuse => embedded::WhenCorrupt::Refuse,
+                    settings::WhenCorrupt::BeginAnew => embedded::WhenCorrupt::BeginAnew,
+                },
+                notice: Some(Arc::new(move |notice| {
+                    let notice = notice.to_string();
+                    journal.event(Level::Error, "idempotency", &[("store", "embedded"), ("notice", &notice)]);
+                })),
+            };
+            let store = Embedded::open(&folder.join(FILE), options).map_err(unusable)?;
+            (Arc::new(store), Server::None)
+        }
+        other => return Err(Error::Keys(format!("this build knows no store {:?}", other.name()).into())),
     })
 }
 
@@ -125,6 +142,8 @@ fn unusable(error: impl StdError + Send + Sync + 'static) -> Error {
     Error::Keys(Box::new(error))
 }
 
+/// The embedded store's file in the folder for what outlives the process.
+const FILE: &str = "idempotency.redb";
 /// Records that are swept at a time: what a store does in some milliseconds.
 const MOST_SWEPT: usize = 1000;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
