@@ -102,7 +102,12 @@ pub(crate) fn open(config: &Config, journal: &Journal) -> Result<Option<Clerk>, 
     Ok(Some(Clerk { runtime, store, server, journal: journal.clone() }))
 }
 
-fn make(kind: &KeyStoreKind, timeout: Duration, runtime: &Handle) -> Result<(Arc<dyn Store>, Server), Error> {
+fn make(
+    kind: &KeyStoreKind,
+    timeout: Duration,
+    runtime: &Handle,
+    journal: &Journal,
+) -> Result<(Arc<dyn Store>, Server), Error> {
     Ok(match kind {
         KeyStoreKind::Memory { most_records } => {
             (Arc::new(Memory::new(*most_records as usize)), Server::None)
