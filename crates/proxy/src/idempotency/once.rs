@@ -14,7 +14,8 @@ use hyper::body::Body as _;
 use seaworthy::idempotency::http::{FENCING_TOKEN, Head, IDEMPOTENT_REPLAYED, Problem};
 use seaworthy::idempotency::store::{CHUNK_BYTES, Settled};
 use seaworthy::idempotency::{
-    Answer, Begun, Fingerprint, Id, Key, Phase, Replay, Running as Claim, StoreError, Unsettled, WhenDown,
+    Answer, Begun, Fingerprint, Id, Key, OnUnknown, Phase, Replay, Running as Claim, StoreError, Unsettled,
+    WhenDown,
 };
 use seaworthy_core::Why;
 use tokio::sync::oneshot;
@@ -209,8 +210,14 @@ impl Keeping<'_> {
         let settled = match read {
             Read::Whole | Read::TooLong => claim.settle(Settled::Done(reader.kept(&mut head))).await,
             Read::Unheard => {
-                // Nobody will see it; but that it was carried out is to be known.
-                let _unheard = claim.settle(Settled::Done(reader.kept(&mut head))).await;
+                // Nobody will see it. An upstream that knows keys is asked again; of any other it is to be known that it has
+                // carried it out.
+                let _unheard = claim
+                    .settle(match rules.keys.config().on_unknown {
+                        OnUnknown::Retry => Settled::Unknown,
+                        OnUnknown::Refuse => Settled::Done(reader.kept(&mut head)),
+                    })
+                    .await;
                 Err(Unsettled::Down(StoreError::Down("a piece of the answer could not be kept".to_owned())))
             }
             Read::Broke => {
