@@ -17,3 +17,73 @@ async fn open() -> Opened {
 }
 
 conformance!(open);
+
+/// Not a test, but a measurement: `cargo test --release -p seaworthy --features idempotency-embedded --test
+/// idempotency_embedded -- --ignored --nocapture`.
+mod measured {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::stores::{HOUR, answer, begun, claim, id, settled};
+
+    /// Operations, each reserved and settled, of 256 tasks at a time.
+    async fn run(store: &Arc<Embedded>, from: u64, operations: u64) {
+        let next = Arc::new(AtomicU64::new(from));
+        let tasks: Vec<_> = (0..256)
+            .map(|_| {
+                let (store, next) = (store.clone(), next.clone());
+                tokio::spawn(async move {
+                    loop {
+                        let n = next.fetch_add(1, Ordering::Relaxed);
+                        if n >= from + operations {
+                            return;
+                        }
+                        let id = id(&format!("8e03978e-40d5-43e8-bc93-{n:012x}"));
+                        let hold = begun(&*store, &id, &claim(u128::from(n))).await;
+                        settled(&*store, &id, hold, &answer("{\"charged\": true}")).await;
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    }
+
+    #[ignore = "a measurement"]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn operations_a_second_and_memory_up_to_a_million_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.redb");
+        let store = Arc::new(Embedded::open(&file, Options::default()).unwrap());
+        let mut before = store.stats();
+        for round in 0..std::env::var("ROUNDS").map_or(10, |n| n.parse().unwrap()) {
+            let start = Instant::now();
+            run(&store, round * 100_000, 100_000).await;
+            let (took, now) = (start.elapsed().as_secs_f64(), store.stats());
+            println!(
+                "{} keys: {:.0} operations/s, {:.0} steps a commit, {:.1} ms a commit, {} MiB on disk, {} MiB resident",
+                (round + 1) * 100_000,
+                100_000.0 / took,
+                (now.steps - before.steps) as f64 / (now.commits - before.commits) as f64,
+                took * 1000.0 / (now.commits - before.commits) as f64,
+                now.bytes >> 20,
+                resident_kib() >> 10,
+            );
+            before = now;
+        }
+        let start = Instant::now();
+        let store = Arc::into_inner(store).unwrap();
+        drop(store);
+        let store = Embedded::open(&file, Options::default()).unwrap();
+        println!("opened again in {:?}", start.elapsed());
+        assert!(store.stats().bytes > 0 && HOUR > start.elapsed());
+    }
+
+    fn resident_kib() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
