@@ -1,11 +1,12 @@
 //! Connections, and one statement over one of them.
 
 use std::error::Error as _;
+use std::error::Error as _;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use deadpool_postgres::{Object, Pool, PoolError};
+use deadpool_postgres::{Object, Pool};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -79,8 +80,10 @@ impl Connections {
         let got = self.runtime.spawn(async move { timeout(patience, pool.get()).await }).await;
         match got {
             Ok(Ok(Ok(object))) => Ok(Lease(Some(object))),
-            Ok(Ok(Err(PoolError::Backend(error)))) => Err(fault(&error)),
-            Ok(Ok(Err(error))) => Err(StoreError::Down(error.to_string())),
+            Ok(Ok(Err(error))) => Err(match error.source().and_then(|source| source.downcast_ref()) {
+                Some(error) => fault(error),
+                None => StoreError::Down(error.to_string()),
+            }),
             Ok(Err(_)) => {
                 Err(StoreError::Down(format!("no connection to PostgreSQL was free within {patience:?}")))
             }
