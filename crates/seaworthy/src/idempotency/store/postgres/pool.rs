@@ -1,7 +1,6 @@
 //! Connections, and one statement over one of them.
 
 use std::error::Error as _;
-use std::error::Error as _;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
