@@ -1,8 +1,14 @@
-//! The store of idempotency keys in a file keeps to what all of them keep to.
+//! The store of idempotency keys in a file keeps to what all of them keep to; and it outlives what befalls files.
 
 #![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
+#[path = "stores/embedded/damage.rs"]
+mod damage;
+#[path = "stores/embedded/killed.rs"]
+mod killed;
 mod stores;
+#[path = "stores/embedded/trouble.rs"]
+mod trouble;
 
 use std::sync::Arc;
 
