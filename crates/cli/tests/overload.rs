@@ -29,9 +29,10 @@ const LIMITED: &str = "[upstream.shop.limit]\nmax_in_flight = 24\n[upstream.shop
 const OTHERWISE: &str = "[upstream.shop.bulkhead]\nmode = \"off\"\n";
 
 /// A proxy before `server`; `more` follows what all of them have.
+/// It lowers no limits when the host is short of processor time: that comes from whoever builds beside the test, not from the calls.
 fn proxy(name: &str, server: &Server, deadline: Duration, more: &str) -> Proxy {
     let toml = format!(
-        "[log]\naccess = false\n[upstream.shop]\nendpoints = \"http://{}\"\ndeadline = \"{}ms\"\n{OTHERWISE}{more}",
+        "[log]\naccess = false\n[pressure]\nmode = \"off\"\n[upstream.shop]\nendpoints = \"http://{}\"\ndeadline = \"{}ms\"\n{OTHERWISE}{more}",
         server.address(),
         deadline.as_millis(),
     );
@@ -50,11 +51,25 @@ fn plan(proxy: &Proxy, times: f64, lasts: Duration) -> Plan {
     }
 }
 
-/// The seconds from `from` to `until` in which the machine kept up, each with its calls.
-fn seconds(calls: &[Call], from: u32, until: u32) -> Vec<(u32, Tally)> {
-    let each = (from..until).map(|n| (n, Tally::between(calls, SECOND * n, SECOND * (n + 1))));
-    // Half a service time: later than that, and the deadline is not the one that was meant.
-    each.filter(|(_, tally)| tally.stood_still() < CAPACITY.service / 2).collect()
+/// The seconds from 1 to `until` in which the machine kept up, each with its calls; the first is theirs to settle in.
+fn seconds(calls: &[Call], until: u32) -> Vec<(u32, Tally)> {
+    let tally = |from, until| Tally::between(calls, SECOND * from, SECOND * until);
+    // Half a service time: later than that, and the deadline is not the one that was meant. What stood still in the second before comes at once in
+    // this one.
+    let kept_up = |n: &u32| tally(n - 1, n + 1).stood_still() < CAPACITY.service / 2;
+    (1..until).filter(kept_up).map(|n| (n, tally(n, n + 1))).collect()
+}
+
+/// The same of the first of three loads during which the machine kept up in half of them: what a busy machine did says nothing.
+fn undisturbed(until: u32, load: impl Fn() -> Vec<Call>) -> Vec<(u32, Tally)> {
+    for _ in 0..3 {
+        let kept_up = seconds(&load(), until);
+        if kept_up.len() as u32 >= until.div_ceil(2) - 1 {
+            return kept_up;
+        }
+        eprintln!("  the machine stood still in all seconds but {}", kept_up.len());
+    }
+    panic!("the machine stood still, three times over");
 }
 
 /// The mean goodput of these seconds, as a share of the capacity.
@@ -63,7 +78,7 @@ fn of_capacity(seconds: &[(u32, Tally)]) -> f64 {
     good / seconds.len() as f64 / CAPACITY.per_second()
 }
 
-/// Puts `times` the capacity on a fresh upstream behind a fresh proxy, and returns the calls; the first second is theirs to settle in.
+/// Puts `times` the capacity on a fresh upstream behind a fresh proxy for seven seconds, and returns the calls.
 fn overload(name: &str, times: f64) -> Vec<Call> {
     let server = Server::start(CAPACITY).unwrap();
     let proxy = proxy(name, &server, DEADLINE, LIMITED);
@@ -76,9 +91,7 @@ fn overload(name: &str, times: f64) -> Vec<Call> {
 #[test]
 fn goodput_stays_at_the_capacity_however_much_more_is_asked() {
     for (name, times) in [("1.5", 1.5), ("2", 2.0), ("5", 5.0), ("10", 10.0)] {
-        let calls = overload(&format!("overload-{name}.toml"), times);
-        let kept_up = seconds(&calls, 1, 7);
-        assert!(kept_up.len() >= 3, "the machine stood still in all seconds but {}", kept_up.len());
+        let kept_up = undisturbed(7, || overload(&format!("overload-{name}.toml"), times));
         let share = of_capacity(&kept_up);
         assert!(share >= 0.95, "at {times} times the capacity {share:.3} of it are answered well");
         for (second, tally) in kept_up {
@@ -90,9 +103,8 @@ fn goodput_stays_at_the_capacity_however_much_more_is_asked() {
 
 #[test]
 fn below_the_capacity_hardly_anybody_is_refused() {
-    let calls = overload("overload-0.9.toml", 0.9);
     // Calls come by chance, so that now and then more come together than can be answered in time.
-    let kept_up = seconds(&calls, 1, 7);
+    let kept_up = undisturbed(7, || overload("overload-0.9.toml", 0.9));
     let (good, offered) =
         kept_up.iter().fold((0, 0), |sum, (_, tally)| (sum.0 + tally.good(), sum.1 + tally.offered()));
     assert!(good as f64 >= 0.99 * offered as f64, "{good} of {offered}");
@@ -100,10 +112,6 @@ fn below_the_capacity_hardly_anybody_is_refused() {
 
 #[test]
 fn the_sheddable_carry_the_loss() {
-    let server = Server::start(CAPACITY).unwrap();
-    // As many as it has workers: with more, some wait once again in the service, where nobody asks how much they matter.
-    let limited = LIMITED.replace("= 24", "= 20").replace("150ms", "190ms");
-    let proxy = proxy("criticality.toml", &server, DEADLINE, &limited);
     let class = |share, criticality| Class { share, criticality: Some(criticality), client: None };
     // The critical ask for 0.8 of the capacity, the others for 1.2.
     let classes = vec![
@@ -112,10 +120,12 @@ fn the_sheddable_carry_the_loss() {
         class(0.2, "sheddable-plus"),
         class(0.4, "sheddable"),
     ];
-    let load = Plan { classes: classes.clone(), ..plan(&proxy, 2.0, 11 * SECOND) };
-    let calls = Load::start(load).unwrap().finish();
-    let kept_up = seconds(&calls, 1, 11);
-    assert!(kept_up.len() >= 5, "the machine stood still in all seconds but {}", kept_up.len());
+    let kept_up = undisturbed(11, || {
+        let server = Server::start(CAPACITY).unwrap();
+        let proxy = proxy("criticality.toml", &server, DEADLINE, LIMITED);
+        let load = Plan { classes: classes.clone(), ..plan(&proxy, 2.0, 11 * SECOND) };
+        Load::start(load).unwrap().finish()
+    });
     let success = |class: usize| {
         let of_class = kept_up.iter().map(|(_, tally)| tally.of_class(class));
         let (good, offered) =
@@ -124,7 +134,6 @@ fn the_sheddable_carry_the_loss() {
     };
     for (number, class) in classes.iter().enumerate() {
         eprintln!("{}: {:.2}% succeed", class.criticality.unwrap(), 100.0 * success(number));
-        eprintln!("  {}", Tally::between(&calls, SECOND, 11 * SECOND).of_class(number));
     }
     // By the route they are critical, and a client may say less, not more: the first two are one.
     assert!(success(0) >= 0.994 && success(1) >= 0.994, "{} and {}", success(0), success(1));
