@@ -13,6 +13,7 @@ mod client;
 mod demo;
 mod exec_child;
 mod failure;
+mod keys;
 mod length;
 mod out;
 mod run;
@@ -36,6 +37,7 @@ enum Command {
     Evacuate(steer::Evacuate),
     Restore(steer::Restore),
     Restart(steer::Restart),
+    Keys(keys::Args),
     #[command(hide = true)]
     DemoService(demo::service::Args),
     #[command(hide = true)]
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Evacuate(args) => steer::evacuate(&args),
         Command::Restore(args) => steer::restore(&args),
         Command::Restart(args) => steer::restart(&args),
+        Command::Keys(args) => keys::main(&args),
         Command::DemoService(args) => demo::service::main(&args),
         Command::ExecChild(args) => exec_child::main(&args),
     };

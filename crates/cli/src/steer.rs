@@ -70,14 +70,15 @@ pub(crate) struct Restart {
     to: To,
 }
 
+/// Which proxy, and how it is told.
 #[derive(clap::Args)]
-struct To {
+pub(crate) struct To {
     /// Where the proxy's operators connect
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901", value_parser = address)]
-    admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     /// Print the end as one JSON object on stdout; progress goes to stderr
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 pub(crate) fn evacuate(args: &Evacuate) -> Result<(), Failure> {
@@ -146,7 +147,14 @@ fn follow(to: &To, path: &str, order: &Value, look_at: &str, progress: Progress<
     })
 }
 
-async fn ask(to: &To, pool: &Pool, method: Method, path: &str, body: String) -> Result<Value, Failure> {
+/// What the proxy says to it.
+pub(crate) async fn ask(
+    to: &To,
+    pool: &Pool,
+    method: Method,
+    path: &str,
+    body: String,
+) -> Result<Value, Failure> {
     let no_answer = || format!("could not talk to the proxy at {} (see --admin)", to.admin);
     let answer = timeout(PATIENCE, pool.call(method, path, Bytes::from(body)))
         .await

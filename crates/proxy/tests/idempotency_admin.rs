@@ -1,5 +1,7 @@
 //! What operators see of idempotency keys, and what they can do about them.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod common;
 
 use std::sync::Arc;
