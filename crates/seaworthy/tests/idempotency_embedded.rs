@@ -64,18 +64,20 @@ mod measured {
         let file = folder.path().join("keys.redb");
         let store = Arc::new(Embedded::open(&file, Options::default()).unwrap());
         let mut before = store.stats();
-        for round in 0..std::env::var("ROUNDS").map_or(10, |n| n.parse().unwrap()) {
+        for round in 0..std::env::var("SEAWORTHY_ROUNDS").map_or(10, |n| n.parse().unwrap()) {
+            let written_before = written();
             let start = Instant::now();
             run(&store, round * 100_000, 100_000).await;
             let (took, now) = (start.elapsed().as_secs_f64(), store.stats());
             println!(
-                "{} keys: {:.0} operations/s, {:.0} steps a commit, {:.1} ms a commit, {} MiB on disk, {} MiB resident",
+                "{} keys: {:.0} operations/s, {:.0} steps a commit, {:.1} ms a commit, {} MiB on disk, {} MiB resident, {:.1} KiB written an operation",
                 (round + 1) * 100_000,
                 100_000.0 / took,
                 (now.steps - before.steps) as f64 / (now.commits - before.commits) as f64,
                 took * 1000.0 / (now.commits - before.commits) as f64,
                 now.bytes >> 20,
                 resident_kib() >> 10,
+                (written() - written_before) as f64 / 1024.0 / 100_000.0,
             );
             before = now;
         }
@@ -85,6 +87,12 @@ mod measured {
         let store = Embedded::open(&file, Options::default()).unwrap();
         println!("opened again in {:?}", start.elapsed());
         assert!(store.stats().bytes > 0 && HOUR > start.elapsed());
+    }
+
+    fn written() -> u64 {
+        let io = std::fs::read_to_string("/proc/self/io").unwrap();
+        let line = io.lines().find(|line| line.starts_with("wchar:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     fn resident_kib() -> u64 {
