@@ -18,7 +18,8 @@ use crate::clock;
 /// The room for errands.
 #[derive(Debug)]
 pub(super) struct Errands {
-    /// In KiB.
+    places: Arc<Semaphore>,
+    /// For results, in KiB. Apart from the places, so that results don't take those of what has none.
     room: Arc<Semaphore>,
     at_once: Arc<Semaphore>,
 }
@@ -32,7 +33,8 @@ pub(super) struct Turns {
 
 impl Errands {
     pub(super) fn new() -> Self {
-        Self { room: Arc::new(Semaphore::new(MOST_KIB)), at_once: Arc::new(Semaphore::new(MOST_AT_ONCE)) }
+        let of = |most| Arc::new(Semaphore::new(most));
+        Self { places: of(MOST_ERRANDS), room: of(MOST_KIB), at_once: of(MOST_AT_ONCE) }
     }
 
     /// Runs `work`, which holds so many `bytes`, and whose turns end after `at_most`. It runs where the caller does, or in
@@ -46,13 +48,14 @@ impl Errands {
     ) -> bool {
         let here = Handle::try_current().ok();
         let Some(runtime) = here.as_ref().or(elsewhere) else { return false };
-        let weight = u32::try_from(OWN_KIB + bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let Ok(place) = self.room.clone().try_acquire_many_owned(weight) else { return false };
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let Ok(place) = self.places.clone().try_acquire_owned() else { return false };
+        let Ok(room) = self.room.clone().try_acquire_many_owned(kib) else { return false };
         let until = clock::now().plus(at_most);
         let work = work(Turns { at_once: self.at_once.clone(), pause: FIRST_PAUSE, until });
         drop(runtime.spawn(async move {
             work.await;
-            drop(place);
+            drop((place, room));
         }));
         true
     }
@@ -73,10 +76,10 @@ impl Turns {
     }
 }
 
+/// At some KiB for the key and the task of each, as much memory as the results may take.
+const MOST_ERRANDS: usize = 16_384;
 /// 64 MiB: a thousand results of ordinary size for each of the seconds that a lease has.
 const MOST_KIB: usize = 64 * 1024;
-/// What an errand takes besides the result that it carries: the key, the task. So there are 16,384 of them at most.
-const OWN_KIB: usize = 4;
 /// A store that has come back is not met by all of them at once.
 const MOST_AT_ONCE: usize = 32;
 /// The first and the longest pause between two turns of one errand.
@@ -94,15 +97,23 @@ mod tests {
     #[tokio::test]
     async fn there_is_room_for_so_many_bytes_and_no_more() {
         let errands = Errands::new();
-        let all = (MOST_KIB - OWN_KIB) * 1024;
+        let all = MOST_KIB * 1024;
         assert!(!errands.run(None, all + 1, LONG, |_| pending()));
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         assert!(errands.run(None, all, LONG, |_| async move { drop(ended.await) }));
-        assert!(!errands.run(None, 0, LONG, |_| pending()));
+        assert!(!errands.run(None, 1, LONG, |_| pending()));
+        assert!(errands.run(None, 0, LONG, |_| pending()), "what has no result needs no room");
         drop(end);
         // Its room is free again once it is over.
         drop(errands.room.acquire_many(u32::try_from(MOST_KIB).unwrap()).await.unwrap());
         assert!(errands.run(None, all, LONG, |_| pending()));
+    }
+
+    #[tokio::test]
+    async fn there_are_so_many_places_and_no_more() {
+        let errands = Errands::new();
+        assert!((0..MOST_ERRANDS).all(|_| errands.run(None, 0, LONG, |_| pending())));
+        assert!(!errands.run(None, 0, LONG, |_| pending()));
     }
 
     #[test]
