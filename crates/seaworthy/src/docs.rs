@@ -37,6 +37,11 @@ pages! {
     pressure: "docs/policies/pressure.md"
 }
 
+#[cfg(feature = "idempotency")]
+pages! {
+    idempotency: "docs/policies/idempotency.md"
+}
+
 #[cfg(feature = "flags")]
 pages! {
     flags: "docs/flags.md"
