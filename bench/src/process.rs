@@ -137,6 +137,20 @@ impl Process {
         }
         if found { Ok(sum) } else { Err(format!("{} is not running any more", self.name)) }
     }
+
+    /// The memory that it has now, in bytes (`VmRSS` in /proc), its children's not included.
+    ///
+    /// # Errors
+    /// /proc is not there or says something else than expected.
+    pub fn resident(&self) -> Result<u64, String> {
+        let file = format!("/proc/{}/status", self.child.id());
+        let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+        let kib = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+        kib.map(|kib: u64| kib << 10)
+            .ok_or_else(|| format!("{file} does not tell the memory of {}", self.name))
+    }
 }
 
 impl Drop for Process {

@@ -31,6 +31,13 @@ pub(crate) fn overload(arguments: &[String]) -> Result<(), Failure> {
     measure("overload", arguments)
 }
 
+/// Idempotency keys in each store, beside none and beside what is commonly written with the same servers.
+pub(crate) fn keys(arguments: &[String]) -> Result<(), Failure> {
+    provide(KEYS_NEEDS, "cargo xtask bench keys")?;
+    run(&mut cargo(&["build", "--release", "--locked", "--package", "seaworthy-cli"]))?;
+    measure("keys", arguments)
+}
+
 /// Builds all measuring programs, since one may start another, and runs this one. Not `--locked`: a dependency that the
 /// library gained meanwhile enters the lock file of bench/ here, while the peers stay at their versions.
 fn measure(name: &str, arguments: &[String]) -> Result<(), Failure> {
@@ -49,6 +56,16 @@ const NGINX: Need = Need { program: "nginx", package: "nginx-light" };
 const HAPROXY: Need = Need { program: "haproxy", package: "haproxy" };
 
 const FAILOVER_NEEDS: &[Need] = &[COMPILER, NGINX, HAPROXY, Need { program: "kill", package: "procps" }];
+
+/// PostgreSQL's programs are on nobody's path in Debian; `pg_ctlcluster` is, which comes with them.
+const KEYS_NEEDS: &[Need] = &[
+    COMPILER,
+    NGINX,
+    Need { program: "wrk", package: "wrk" },
+    Need { program: "redis-server", package: "redis-server" },
+    Need { program: "pg_ctlcluster", package: "postgresql" },
+    Need { program: "kill", package: "procps" },
+];
 
 const PROXY_NEEDS: &[Need] = &[
     COMPILER,

@@ -87,6 +87,11 @@ const TASKS: &[Task] = &[
         about: "the same under overload: goodput, latency, CPU per refusal",
         run: bench::overload,
     },
+    Task {
+        words: &["bench", "keys"],
+        about: "idempotency keys in each store beside a plain middleware: rates, memory",
+        run: bench::keys,
+    },
 ];
 
 fn help() -> String {
