@@ -7,7 +7,7 @@ use seaworthy_core::idempotency::{Fingerprint, Phase, Token};
 use tokio_postgres::{Error, Row, Transaction};
 
 use super::pool::DURABLE_COMMIT;
-use super::rows::{Found, column, found, token};
+use super::rows::{Found, found, token};
 use super::{Postgres, TURNS, millis, names, number};
 use crate::idempotency::store::{Answer, CHUNK_BYTES, Id, StoreError};
 
@@ -90,13 +90,13 @@ impl Postgres {
         for _ in 0..TURNS {
             let rows =
                 transaction.query(&sql.join, &[&place, &client, &key, &prints, &owner, &retention]).await?;
-            // It came while this waited.
+            if let Some(row) = rows.first() {
+                return Ok(first(token(row)?));
+            }
+            let rows = transaction.query(&sql.find, &[&place, &client, &key]).await?;
             let Some(row) = rows.first() else { continue };
             let Found { row: number_of_row, expired, record, .. } = found(row)?;
             let standing = record.standing;
-            if column::<bool>(row, "begun")? {
-                return Ok(first(standing.token));
-            }
             if expired {
                 transaction.execute(&sql.forget, &[&number_of_row]).await?;
                 continue;

@@ -27,15 +27,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use deadpool_postgres::{Manager, Pool};
+use deadpool_postgres::{Manager, ManagerConfig, Pool};
 use seaworthy_core::idempotency::{Phase, Token};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Config, NoTls, Row};
+use tokio_postgres::{Config, Row};
 
 pub use self::join::{First, JoinError, Joined};
-use self::pool::Connections;
+use self::pool::{Connections, Connector};
 use self::rows::{Found, bytes, column, found, release, token};
 use super::durability::Durability;
 use super::{Claim, Hold, Id, Page, Record, Release, Reserved, Settled, Step, Store, StoreError};
@@ -69,6 +69,10 @@ impl Postgres {
     /// The PostgreSQL at `url` (`postgresql://[user[:password]@][host][:port][/database]`, or `host=.. user=..`), without TLS:
     /// for TLS make a pool and use [`Postgres::from_pool`]. Nothing is connected yet; its connections will live on `runtime`.
     ///
+    /// It changes settings of its sessions, so what is at `url` is the server itself, or a pooler by session. Before a pooler by
+    /// transaction (of PgBouncer, `pool_mode = transaction`) use [`Postgres::from_pool`], which sets what it needs in every
+    /// transaction, at about twice the server's work.
+    ///
     /// # Errors
     /// What is wrong with the URL or the options. Its text does not repeat the URL.
     pub fn new(url: &str, options: Options, runtime: Handle) -> Result<Self, BadPostgres> {
@@ -88,9 +92,13 @@ impl Postgres {
         if options.pool == 0 {
             return Err(BadPostgres("a pool has at least one connection".into()));
         }
-        let pool = Pool::builder(Manager::new(config, NoTls)).max_size(options.pool).build();
+        check(&options.schema)?;
+        let connector = Connector::new(runtime.clone(), options.timeout);
+        let manager = Manager::from_connect(config, connector, ManagerConfig::default());
+        let pool = Pool::builder(manager).max_size(options.pool).build();
         let pool = pool.map_err(|error| BadPostgres(error.to_string()))?;
-        Self::from_pool(pool, options, runtime)
+        let connections = Connections::own(pool, runtime, options.timeout, &options.schema);
+        Ok(Self { connections: Arc::new(connections) })
     }
 
     /// Over a pool of the program's own, which it may use otherwise too. `options.pool` is not looked at. Connections that the
@@ -100,14 +108,8 @@ impl Postgres {
     /// What is wrong with the options.
     pub fn from_pool(pool: Pool, options: Options, runtime: Handle) -> Result<Self, BadPostgres> {
         let Options { schema, timeout, pool: _ } = options;
-        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        let begins = schema.bytes().next().is_some_and(|byte| !byte.is_ascii_digit());
-        if !begins || schema.len() > 63 || !schema.bytes().all(fits) {
-            return Err(BadPostgres(
-                "a schema has 1 to 63 small letters, digits and `_`, no digit first".into(),
-            ));
-        }
-        Ok(Self { connections: Arc::new(Connections::new(pool, runtime, timeout, &schema)) })
+        check(&schema)?;
+        Ok(Self { connections: Arc::new(Connections::shared(pool, runtime, timeout, &schema)) })
     }
 
     /// Makes the tables, if they are not there. The first step does so too.
@@ -180,12 +182,13 @@ impl Postgres {
             let rows = connections
                 .rows(&sql.reserve, &[&place, &client, &key, &fingerprint, &owner, &retention])
                 .await?;
+            if let Some(row) = rows.first() {
+                return Ok(hold(token(row)?));
+            }
+            let rows = connections.rows(&sql.find, &[&place, &client, &key]).await?;
             let Some(row) = rows.first() else { continue };
             let Found { row: number, owner: its, expired, record, .. } = found(row)?;
             let standing = record.standing;
-            if column::<bool>(row, "begun")? {
-                return Ok(hold(standing.token));
-            }
             if expired {
                 connections.rows(&sql.forget, &[&number]).await?;
             } else if standing.phase == Phase::Running && its.as_deref() == Some(owner) {
@@ -377,6 +380,15 @@ impl fmt::Display for BadPostgres {
 }
 
 impl std::error::Error for BadPostgres {}
+
+fn check(schema: &str) -> Result<(), BadPostgres> {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let begins = schema.bytes().next().is_some_and(|byte| !byte.is_ascii_digit());
+    if begins && schema.len() <= 63 && schema.bytes().all(fits) {
+        return Ok(());
+    }
+    Err(BadPostgres("a schema has 1 to 63 small letters, digits and `_`, no digit first".into()))
+}
 
 fn names(id: &Id) -> [&[u8]; 3] {
     [id.place.as_bytes(), id.client.as_bytes(), id.key.as_bytes()]

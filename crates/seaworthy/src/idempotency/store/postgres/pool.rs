@@ -2,16 +2,18 @@
 
 use std::error::Error as _;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use deadpool_postgres::{Object, Pool};
+use deadpool_postgres::{Connect, Object, Pool};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Error, Row};
+use tokio_postgres::{Client, Config, Error, NoTls, Row};
 
 use super::sql::Sql;
 use crate::idempotency::store::StoreError;
@@ -24,8 +26,8 @@ pub(super) struct Connections {
     pub(super) timeout: Duration,
     schema: String,
     pub(super) sql: Sql,
-    /// What stands before every statement.
-    begin: String,
+    /// What stands before every statement, unless a [`Connector`] has prepared each connection once and for all.
+    begin: Option<String>,
     migrated: OnceLock<()>,
     migrating: Mutex<Option<watch::Receiver<Ended>>>,
 }
@@ -36,17 +38,23 @@ type Ended = Option<Result<(), StoreError>>;
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Connections {
-    pub(super) fn new(pool: Pool, runtime: Handle, timeout: Duration, schema: &str) -> Self {
+    /// Over a pool whose connections are made by a [`Connector`] on `runtime`.
+    pub(super) fn own(pool: Pool, runtime: Handle, timeout: Duration, schema: &str) -> Self {
         Self {
             pool,
             runtime,
             timeout,
             schema: schema.to_owned(),
             sql: Sql::new(schema),
-            begin: begin(timeout),
+            begin: None,
             migrated: OnceLock::new(),
             migrating: Mutex::default(),
         }
+    }
+
+    /// Over a pool that others may use as they like.
+    pub(super) fn shared(pool: Pool, runtime: Handle, timeout: Duration, schema: &str) -> Self {
+        Self { begin: Some(begin(timeout)), ..Self::own(pool, runtime, timeout, schema) }
     }
 
     /// The rows that a statement gives, once its transaction is durable. To be repeated if its connection breaks, so only for
@@ -56,7 +64,7 @@ impl Connections {
         loop {
             tries += 1;
             let mut lease = self.lease().await?;
-            match lease.rows(&self.begin, sql, params).await {
+            match lease.rows(self.begin.as_deref(), sql, params).await {
                 Ok(rows) => {
                     lease.give_back();
                     return Ok(rows);
@@ -73,20 +81,23 @@ impl Connections {
         }
     }
 
-    /// Gets a connection in a task on the runtime: a new one lives where it was made.
     async fn lease(&self) -> Result<Lease, StoreError> {
         let (pool, patience) = (self.pool.clone(), self.timeout);
-        let got = self.runtime.spawn(async move { timeout(patience, pool.get()).await }).await;
+        let get = async move { timeout(patience, pool.get()).await };
+        let got = match self.begin {
+            None => get.await,
+            // A connection lives where it was made, and who knows where this one's pool makes them.
+            Some(_) => self.runtime.spawn(get).await.map_err(|_| homeless())?,
+        };
         match got {
-            Ok(Ok(Ok(object))) => Ok(Lease(Some(object))),
-            Ok(Ok(Err(error))) => Err(match error.source().and_then(|source| source.downcast_ref()) {
+            Ok(Ok(object)) => Ok(Lease(Some(object))),
+            Ok(Err(error)) => Err(match error.source().and_then(|source| source.downcast_ref()) {
                 Some(error) => fault(error),
                 None => StoreError::Down(error.to_string()),
             }),
-            Ok(Err(_)) => {
+            Err(_) => {
                 Err(StoreError::Down(format!("no connection to PostgreSQL was free within {patience:?}")))
             }
-            Err(_) => Err(StoreError::Down("the runtime that its connections live on has ended".into())),
         }
     }
 
@@ -98,9 +109,7 @@ impl Connections {
         let mut ended = self.migration();
         match ended.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(ended)) => ended.clone(),
-            Ok(None) | Err(_) => {
-                Err(StoreError::Down("the runtime that its connections live on has ended".into()))
-            }
+            Ok(None) | Err(_) => Err(homeless()),
         }
     }
 
@@ -169,10 +178,12 @@ impl Lease {
     }
 
     /// One statement in a transaction of its own, in one round trip: what follows is sent before what precedes is answered. If
-    /// the statement fails, its `COMMIT` rolls back.
-    async fn rows(&mut self, begin: &str, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
+    /// the statement fails, its `COMMIT` rolls back. A statement alone is its own transaction, and its rows come to an end once
+    /// that is committed.
+    async fn rows(&mut self, begin: Option<&str>, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
         let client = self.object();
         let statement = client.prepare_cached(sql).await?;
+        let Some(begin) = begin else { return client.query(&statement, params).await };
         let (begun, rows, committed) = tokio::join!(
             biased;
             client.batch_execute(begin),
@@ -239,13 +250,61 @@ fn is_current(version: i32) -> Result<bool, StoreError> {
     Ok(version == NEWEST)
 }
 
-/// Begins a transaction under which a statement is what it says, whatever the session's settings are: the pool may be another's.
+/// Makes the connections of a pool of the store's own: on its runtime, whoever asks, and such that a statement is what it says,
+/// whatever the settings of server, database and role are.
+pub(super) struct Connector {
+    runtime: Handle,
+    prepare: Arc<str>,
+}
+
+impl Connector {
+    pub(super) fn new(runtime: Handle, timeout: Duration) -> Self {
+        let prepare = format!(
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; \
+             SET statement_timeout = {}; {DURABLE_SESSION}",
+            limit(timeout)
+        );
+        Self { runtime, prepare: prepare.into() }
+    }
+}
+
+impl Connect for Connector {
+    fn connect(&self, config: &Config) -> Made<'_> {
+        let (config, prepare) = (config.clone(), self.prepare.clone());
+        let connected = self.runtime.spawn(async move {
+            let (client, connection) = config.connect(NoTls).await?;
+            // Why a connection ended, the steps that were under way over it say.
+            let serving = tokio::spawn(async move { connection.await.unwrap_or_default() });
+            client.batch_execute(&prepare).await?;
+            Ok((client, serving))
+        });
+        Box::pin(async move {
+            match connected.await {
+                Ok(connected) => connected,
+                // The runtime has ended. Who waits has a limit to its patience.
+                Err(_) => std::future::pending().await,
+            }
+        })
+    }
+}
+
+type Made<'a> = Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + 'a>>;
+
+/// Begins a transaction of which the same holds, whatever the session's settings are too: the pool may be another's.
 fn begin(timeout: Duration) -> String {
-    // 0 would be no limit.
-    let limit = timeout.as_millis().clamp(1, 2_147_483_647);
     format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {limit}; {DURABLE_COMMIT}"
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {}; {DURABLE_COMMIT}",
+        limit(timeout)
     )
+}
+
+/// In milliseconds; 0 would be none.
+fn limit(timeout: Duration) -> u128 {
+    timeout.as_millis().clamp(1, 2_147_483_647)
+}
+
+fn homeless() -> StoreError {
+    StoreError::Down("the runtime that its connections live on has ended".into())
 }
 
 /// What an error means for a store.
@@ -281,6 +340,9 @@ fn broken(error: &Error) -> bool {
 
 /// Lets the commit wait for the disk, unless it waits for more already.
 pub(super) const DURABLE_COMMIT: &str = "SELECT set_config('synchronous_commit', 'on', true) \
+     WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')";
+/// Lets all commits of the session do so.
+const DURABLE_SESSION: &str = "SELECT set_config('synchronous_commit', 'on', false) \
      WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')";
 /// What made the tables what they are, in order.
 const MIGRATIONS: &[(i32, &str)] = &[(1, include_str!("0001_keys.sql"))];

@@ -79,20 +79,14 @@ const IS: &str = "k.place = $1 AND k.client = $2 AND k.key = $3";
 /// When a retention that begins now is over.
 const LATER: &str = "clock_timestamp() + $6::bigint * interval '1 millisecond'";
 
-/// `$4` fingerprint, `$5` owner, `$6` retention. A row that is there is not even locked, so a duplicate writes nothing. No row
-/// at all: one came while this waited.
+/// `$4` fingerprint, `$5` owner, `$6` retention. A row that is there is not even locked, so a duplicate writes nothing.
 const INSERT: &str = "
-WITH new AS (
-    INSERT INTO {schema}.keys AS k
-        (place, client, key, fingerprint, token, owner, phase, head, body, chunks, retention_ms, changed, expires)
-    SELECT $1, $2, $3, $4, 1, $5, '{begun}', nothing, nothing, length(nothing), $6, clock_timestamp(), {later}
-    FROM (SELECT CASE WHEN '{begun}' = 'done' THEN ''::bytea END AS nothing) n
-    ON CONFLICT (place, client, key) DO NOTHING
-    RETURNING k.*
-)
-SELECT true AS begun, {columns} FROM new k
-UNION ALL
-SELECT false AS begun, {columns} FROM {schema}.keys k WHERE {is}";
+INSERT INTO {schema}.keys AS k
+    (place, client, key, fingerprint, token, owner, phase, head, body, chunks, retention_ms, changed, expires)
+SELECT $1, $2, $3, $4, 1, $5, '{begun}', nothing, nothing, length(nothing), $6, clock_timestamp(), {later}
+FROM (SELECT CASE WHEN '{begun}' = 'done' THEN ''::bytea END AS nothing) n
+ON CONFLICT (place, client, key) DO NOTHING
+RETURNING k.token";
 
 /// As above, and `$7` the token that it was seen under. Nobody takes over from itself: it would fence its own attempt whose answer
 /// was lost.
@@ -116,10 +110,9 @@ UPDATE {schema}.keys k
 SET phase = $7, head = $8, body = $9, chunks = $10, retention_ms = $6, changed = clock_timestamp(), expires = {later}
 WHERE {is} AND k.token = $4 AND k.owner = $5 AND k.expires > clock_timestamp()
     AND (k.phase = 'running' OR (k.phase = 'unknown' AND $7 <> 'unknown'))
-    AND (
-        SELECT count(*) FROM {schema}.chunks c
-        WHERE c.record = k.id AND c.token = k.token AND c.number < coalesce($10::bigint, 0)
-    ) = coalesce($10::bigint, 0)
+    AND (coalesce($10::bigint, 0) = 0 OR $10 = (
+        SELECT count(*) FROM {schema}.chunks c WHERE c.record = k.id AND c.token = k.token AND c.number < $10
+    ))
 RETURNING k.id";
 
 /// `$4` token, `$5` owner, `$6` retention, `$7` number, `$8` bytes.
