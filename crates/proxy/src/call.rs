@@ -39,13 +39,13 @@ pub(crate) async fn serve(
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<Download>, Infallible> {
-    let arrived = match begin(client, request) {
+    let mut arrived = match begin(client, request) {
         Ok(arrived) => arrived,
         Err(response) => return Ok(*response),
     };
     let home = &arrived.affair.ledger.client.home;
     let keys = home.site.routes[arrived.affair.way.route].keys.as_ref();
-    match keys.map_or(Wish::Nothing, |keys| keys.wish(&arrived.asked)) {
+    match keys.map_or(Wish::Nothing, |keys| keys.wish(&mut arrived.asked)) {
         Wish::Nothing => {}
         Wish::Once(key) => return Ok(Box::pin(arrived.once(key)).await),
         Wish::Wrong(problem) => return Ok(arrived.affair.refuse(&problem)),

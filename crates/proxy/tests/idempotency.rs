@@ -232,6 +232,35 @@ fn a_request_in_flight_is_waited_for_by_choice() {
 }
 
 #[test]
+fn a_client_that_leaves_while_another_runs_begins_nothing() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = origin(move |n, _| {
+        waits.pass();
+        if n == 1 { answer(500, "", "broken") } else { answer(200, "", "done") }
+    });
+    let proxy = proxy(&origin, "busy = \"10s\"");
+    let mut first = send(&proxy, "k");
+    eventually("the first arrives", || origin.asked() == 1);
+    let second = send(&proxy, "k");
+    // There is one worker: once it has answered others who came later, the second waits.
+    for _ in 0..2 {
+        is_problem(&post(&proxy, "a b", "a"), 400);
+    }
+    drop(second);
+    eventually("only the first is there", || {
+        let metrics = Client::connect(proxy.admin.unwrap()).get_as("/metrics", "localhost");
+        metrics.text().lines().any(|line| line == "seaworthy_connections 1")
+    });
+    gate.open();
+    assert_eq!(first.reply().status, 500);
+    let third = post(&proxy, "k", "a");
+    assert_eq!((third.text(), third.header("idempotent-replayed")), ("done", None));
+    let tokens: Vec<_> = origin.heads.lock().unwrap().iter().map(|head| fencing(head)).collect();
+    assert_eq!(tokens, ["1", "2"]);
+}
+
+#[test]
 fn a_client_that_leaves_finds_its_result() {
     let gate = Gate::default();
     let origin = gated(&gate);
@@ -353,7 +382,10 @@ fn a_clients_own_token_does_not_pass() {
     let proxy = proxy(&origin, "");
     let headers = "idempotency-key: k\r\nx-seaworthy-fencing-token: 99\r\n";
     proxy.client().request("POST", "/orders", headers, b"a");
-    assert_eq!(fencing(&origin.heads.lock().unwrap()[0]), "1");
+    proxy.client().request("POST", "/orders", "x-seaworthy-fencing-token: 99\r\n", b"a");
+    proxy.client().request("GET", "/orders", "x-seaworthy-fencing-token: 99\r\n", b"");
+    let heads = origin.heads.lock().unwrap();
+    assert_eq!(heads.iter().map(|head| fencing(head)).collect::<Vec<_>>(), ["1", "none", "none"]);
 }
 
 #[test]

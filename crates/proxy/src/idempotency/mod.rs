@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderName, Method, StatusCode};
-use seaworthy::idempotency::http::{Keep, Print, Problem, key};
+use seaworthy::idempotency::http::{FENCING_TOKEN, Keep, Print, Problem, key};
 use seaworthy::idempotency::{Busy, Config, Id, Key, Keys, OnUnknown, Store, WhenDown};
 use seaworthy_config::{self as settings, RouteIdempotency};
 use seaworthy_core::Valid;
@@ -90,8 +90,9 @@ impl RouteKeys {
         }
     }
 
-    /// What the request asks for.
-    pub(crate) fn wish(&self, asked: &Asked) -> Wish {
+    /// What the request asks for. A token of its caller's is taken off it, key or no key: it would pass for this proxy's.
+    pub(crate) fn wish(&self, asked: &mut Asked) -> Wish {
+        asked.headers.remove(FENCING_TOKEN);
         if !self.methods.contains(&asked.method) {
             return Wish::Nothing;
         }

@@ -14,8 +14,7 @@ use hyper::body::Body as _;
 use seaworthy::idempotency::http::{FENCING_TOKEN, Head, IDEMPOTENT_REPLAYED, Problem};
 use seaworthy::idempotency::store::{CHUNK_BYTES, Settled};
 use seaworthy::idempotency::{
-    Answer, Begun, Fingerprint, Id, Key, OnUnknown, Phase, Replay, Running as Claim, StoreError, Unsettled,
-    WhenDown,
+    Answer, Begun, Key, OnUnknown, Phase, Replay, Running as Claim, StoreError, Unsettled, WhenDown,
 };
 use seaworthy_core::Why;
 use tokio::sync::oneshot;
@@ -58,12 +57,20 @@ impl Arrived {
             tape.show(|piece| print.body(piece));
         }
         let id = RouteKeys::id(&home, route, &asked, &affair.ledger.client, &key);
+        // Here and not in the task: who leaves while another runs under its key has begun nothing, and begins nothing later.
+        let begun = rules.keys.begin(&id, print.finish()).await;
+        let once = Once { home: home.clone(), affair, asked, tape };
+        let claim = match begun {
+            Ok(Begun::First(claim)) => Some(claim),
+            Ok(Begun::Unrecorded(_)) => None,
+            Ok(Begun::Replay(replay)) => return once.replay(&replay),
+            Err(refusal) => return once.affair.refuse(&Problem::of(&refusal)),
+        };
         let (tell, told) = oneshot::channel();
-        let (stay, request) = (Stay::with(&home), asked.id.clone());
+        let (stay, request) = (Stay::with(&home), once.asked.id.clone());
         tokio::task::spawn_local(timed(home.clone(), async move {
-            let once = Once { home: home.clone(), affair, asked, tape };
             // Who is gone needs no answer.
-            let _unheard = tell.send(once.carry_out(&id, print.finish()).await);
+            let _unheard = tell.send(once.carry_out(claim).await);
             drop(stay);
         }));
         told.await.unwrap_or_else(|_| {
@@ -99,22 +106,16 @@ struct Once {
 }
 
 impl Once {
-    async fn carry_out(mut self, id: &Id, print: Fingerprint) -> Response<Download> {
+    async fn carry_out(mut self, claim: Option<Claim>) -> Response<Download> {
         let home = self.home.clone();
         let route = self.affair.way.route;
         let Some(rules) = &home.site.routes[route].keys else {
             return self.affair.refuse(&Problem::unsettled());
         };
-        self.asked.headers.remove(FENCING_TOKEN);
-        let claim = match rules.keys.begin(id, print).await {
-            Ok(Begun::First(claim)) => claim,
-            Ok(Begun::Replay(replay)) => return self.replay(&replay),
-            Ok(Begun::Unrecorded(_)) => {
-                let mut running = self.start(rules);
-                let ending = running.driver.run().await;
-                return running.finish(ending).await;
-            }
-            Err(refusal) => return self.affair.refuse(&Problem::of(&refusal)),
+        let Some(claim) = claim else {
+            let mut running = self.start(rules);
+            let ending = running.driver.run().await;
+            return running.finish(ending).await;
         };
         self.asked.headers.insert(FENCING_TOKEN, HeaderValue::from(claim.token().0));
         let affair = &mut self.affair;
