@@ -156,7 +156,7 @@ impl Default for RouteIdempotency {
 /// Which answers are kept. Any other sets its key free: by its answer the upstream says that nothing has happened.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Keep {
-    /// 2xx, 3xx, and 4xx but for those that ask to come again (408, 409, 421, 423, 425, 429).
+    /// 2xx, 3xx, and 4xx but for those that ask to come again (401, 407, 408, 409, 421, 423, 425, 429).
     #[default]
     Definite,
     /// All but 5xx.

@@ -125,7 +125,7 @@ pub(super) static ROUTE_IDEMPOTENCY: Table<Routing> = Table {
         fingerprint_headers: OrEmpty("none", ListOf(FIELD_NAME)) => keying.rest.fingerprint_headers,
             "Headers that have to be the same when a request is repeated, besides method, host, path, query and body. Another request with the same key is refused with 422.";
         keep: KEEP => keying.rest.keep,
-            "Which answers are kept: 2xx, 3xx and 4xx but for 408, 409, 421, 423, 425 and 429 (`definite`), all but 5xx (`no-server-errors`), or all (`all`). Any other says that nothing has happened, and sets its key free: whoever can't promise that of errors writes `all`.";
+            "Which answers are kept: 2xx, 3xx and 4xx but for 401, 407, 408, 409, 421, 423, 425 and 429 (`definite`), all but 5xx (`no-server-errors`), or all (`all`). Any other says that nothing has happened, and sets its key free: whoever can't promise that of errors writes `all`.";
         replay_headers: OrEmpty("none", ListOf(FIELD_NAME)) => keying.rest.replay_headers,
             "The headers of an answer that are kept and replayed. `Set-Cookie` can't be: it would hand a session to whoever repeats the request.";
         lease: LEASE => keying.rest.lease,

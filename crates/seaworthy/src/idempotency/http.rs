@@ -90,8 +90,8 @@ impl Print {
 /// that nothing has happened. Who can't promise that of errors keeps all.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Keep {
-    /// Successes, redirects and definite errors of the client: 2xx, 3xx, and 4xx but for those that ask to come again (408, 409,
-    /// 421, 423, 425, 429). The default.
+    /// Successes, redirects and definite errors of the client: 2xx, 3xx, and 4xx but for those that ask to come again, with
+    /// other credentials or later (401, 407, 408, 409, 421, 423, 425, 429). The default.
     #[default]
     Definite,
     /// All but 5xx.
@@ -108,7 +108,7 @@ impl Keep {
             Self::All => true,
             Self::NoServerErrors => !status.is_server_error(),
             Self::Definite => {
-                !status.is_server_error() && !matches!(status.as_u16(), 408 | 409 | 421 | 423 | 425 | 429)
+                !status.is_server_error() && !matches!(status.as_u16(), 401 | 407 | 408 | 409 | 421 | 423 | 425 | 429)
             }
         }
     }
@@ -383,14 +383,14 @@ mod tests {
     #[test]
     fn what_is_kept_is_what_was_chosen() {
         let kept = |keep: Keep| {
-            [200, 201, 303, 400, 404, 408, 409, 422, 425, 429, 500, 503]
+            [200, 201, 303, 400, 401, 404, 408, 409, 422, 425, 429, 500, 503]
                 .into_iter()
                 .filter(|status| keep.keeps(StatusCode::from_u16(*status).unwrap()))
                 .collect::<Vec<_>>()
         };
         assert_eq!(kept(Keep::Definite), [200, 201, 303, 400, 404, 422]);
-        assert_eq!(kept(Keep::NoServerErrors), [200, 201, 303, 400, 404, 408, 409, 422, 425, 429]);
-        assert_eq!(kept(Keep::All).len(), 12);
+        assert_eq!(kept(Keep::NoServerErrors), [200, 201, 303, 400, 401, 404, 408, 409, 422, 425, 429]);
+        assert_eq!(kept(Keep::All).len(), 13);
     }
 
     #[test]
