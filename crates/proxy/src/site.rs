@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use seaworthy::idempotency::Store as KeyStore;
 use seaworthy::shared::{Bulkhead, Commons, Door, Throttle};
 use seaworthy_config::{Config, Gate, Level, Route};
 use seaworthy_core::call::{self, Plan};
@@ -15,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::flags::FlagRoute;
 use crate::fleet::Fleet;
-use crate::idempotency::RouteKeys;
+use crate::idempotency::{KeyStore, RouteKeys};
 use crate::instead::Since;
 use crate::journal::Journal;
 use crate::keeper::{Order, hash};
@@ -38,7 +37,7 @@ pub(crate) struct Site {
     /// Where rates are counted that proxies share.
     pub redis: Option<Arc<Store>>,
     /// Where idempotency keys are kept, if anywhere.
-    pub keys: Option<Arc<dyn KeyStore>>,
+    pub keys: Option<KeyStore>,
     /// The good answers that are kept.
     pub shelf: Shelf,
     /// How hard it is for the host.
@@ -98,7 +97,7 @@ impl Site {
         config: Config,
         workers: usize,
         redis: Option<Store>,
-        keys: Option<Arc<dyn KeyStore>>,
+        keys: Option<KeyStore>,
         words: Vec<Bytes>,
         journal: Journal,
         orders: mpsc::UnboundedSender<Order>,
@@ -307,8 +306,8 @@ fn flags(config: &Config, route: &Route, journal: &Journal) -> Option<FlagRoute>
 }
 
 /// What the route keeps under idempotency keys, if it does.
-fn route_keys(config: &Config, route: &Route, store: Option<&Arc<dyn KeyStore>>) -> Option<RouteKeys> {
-    Some(RouteKeys::new(route.idempotency.as_ref()?, store?.clone(), config.idempotency.as_ref()?))
+fn route_keys(config: &Config, route: &Route, store: Option<&KeyStore>) -> Option<RouteKeys> {
+    Some(RouteKeys::new(route.idempotency.as_ref()?, store?.shared(), config.idempotency.as_ref()?))
 }
 
 fn door(gate: Gate) -> Door {

@@ -259,3 +259,27 @@ fn what_became_of_requests_with_keys_is_counted() {
         [1, 2, 0]
     );
 }
+
+#[test]
+fn what_the_embedded_store_does_is_measured() {
+    let data = tempfile::tempdir().unwrap();
+    let upstream = Upstream::answering(|_, _| answer(201, "", "done"));
+    let proxy = Running::start(&format!(
+        "data = \"{}\"\n[idempotency]\n[upstream.app]\nendpoints = \"http://{}\"\ndeadline = \"5s\"\n\
+         [[route]]\nupstream = \"app\"\n[route.idempotency]\n",
+        data.path().display(),
+        upstream.address
+    ));
+    post(&proxy, "/", "k");
+    let metrics = Client::connect(proxy.admin.unwrap()).get_as("/metrics", "localhost");
+    let value = |name: &str| {
+        let start = format!("seaworthy_idempotency_file_{name} ");
+        let line = metrics.text().lines().find_map(|line| line.strip_prefix(&start));
+        line.unwrap_or_else(|| panic!("no {start}")).parse::<u64>().unwrap()
+    };
+    assert!(value("steps_total") >= 2, "it was begun and settled");
+    assert!(value("commits_total") >= 1);
+    let file = std::fs::metadata(data.path().join("idempotency.redb")).unwrap();
+    assert_eq!(value("bytes"), file.len());
+    assert_eq!((value("damaged_total"), value("quarantined_total")), (0, 0));
+}

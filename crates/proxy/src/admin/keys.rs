@@ -3,11 +3,13 @@
 //! Bodies are never shown: they are the clients'. Every request is one step of the store, or two, and of a bounded page.
 
 use std::fmt::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use seaworthy::clock::{rfc3339, wall};
 use seaworthy::idempotency::http::Head;
+use seaworthy::idempotency::store::embedded::Stats;
 use seaworthy::idempotency::store::{Record, Release, Step};
 use seaworthy::idempotency::{Answer, COUNTED, Id, Phase, Store, StoreError, Token};
 use seaworthy_config::{Busy, Keep, Level, RouteIdempotency, WhenStoreDown};
@@ -16,7 +18,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use super::metrics::{family, label};
-use crate::idempotency::RouteKeys;
+use crate::idempotency::{KeyStore, RouteKeys};
 use crate::site::Site;
 
 /// What is told, or why nothing is.
@@ -30,9 +32,9 @@ pub(super) async fn show(site: &Site, path: &str, query: &str) -> Told {
     let store = store(site)?;
     let query = Query::parse(query)?;
     match path {
-        "/api/key" => one(store, &query).await,
-        "/api/releases" => releases(store, &query).await,
-        _ => list(store, &query).await,
+        "/api/key" => one(&*store, &query).await,
+        "/api/releases" => releases(&*store, &query).await,
+        _ => list(&*store, &query).await,
     }
 }
 
@@ -53,7 +55,7 @@ pub(super) async fn release(site: &Site, order: &Value) -> Told {
     if reason.is_empty() || reason.len() > LONGEST_REASON {
         return Err(wrong(format!("reason must be 1 to {LONGEST_REASON} bytes that say why")));
     }
-    let standing = find(store, &id).await?.standing;
+    let standing = find(&*store, &id).await?.standing;
     let moved = |now: String| {
         let held = format!("{id} no longer stands under token {token}: {now}; nothing was released");
         (StatusCode::CONFLICT, held)
@@ -185,12 +187,34 @@ pub(super) fn metrics(out: &mut String, site: &Site) -> fmt::Result {
             writeln!(out, "seaworthy_idempotency_total{{route=\"{name}\",result=\"{result}\"}} {count}")?;
         }
     }
-    Ok(())
+    match &site.keys {
+        Some(KeyStore::Embedded(store)) => file(out, store.stats()),
+        _ => Ok(()),
+    }
 }
 
-fn store(site: &Site) -> Result<&dyn Store, (StatusCode, String)> {
+/// Of the embedded store's file.
+fn file(out: &mut String, stats: Stats) -> fmt::Result {
+    let counters = [
+        ("commits", "Transactions committed to the file of keys.", stats.commits),
+        ("steps", "Steps in them: divided by the commits, how many shared one.", stats.steps),
+        ("swept", "Records past their retention that were removed.", stats.swept),
+        ("damaged", "Records met that did not match their checksums.", stats.damaged),
+        ("quarantined", "How often the file of keys was damaged or gone.", stats.quarantined),
+        ("reopened", "How often the file of keys was opened again.", stats.reopened),
+    ];
+    for (name, help, count) in counters {
+        let metric = format!("idempotency_file_{name}_total");
+        family(out, &metric, "counter", help)?;
+        writeln!(out, "seaworthy_{metric} {count}")?;
+    }
+    family(out, "idempotency_file_bytes", "gauge", "The length of the file of keys.")?;
+    writeln!(out, "seaworthy_idempotency_file_bytes {}", stats.bytes)
+}
+
+fn store(site: &Site) -> Result<Arc<dyn Store>, (StatusCode, String)> {
     let nowhere = "idempotency keys are kept nowhere: the configuration has no table [idempotency]";
-    site.keys.as_deref().ok_or_else(|| (StatusCode::NOT_FOUND, nowhere.to_owned()))
+    site.keys.as_ref().map(KeyStore::shared).ok_or_else(|| (StatusCode::NOT_FOUND, nowhere.to_owned()))
 }
 
 /// As it was printed: the client is a hash already.

@@ -39,7 +39,7 @@ pub(crate) fn render(site: &Site) -> Value {
         "ready": site.is_ready(),
         "listeners": listeners.collect::<Vec<_>>(),
         "pressure": {"mode": pressure.mode.name(), "share": pressure.share, "cause": pressure.cause.map(|cause| cause.name())},
-        "idempotency": site.keys.as_ref().map(|store| json!({ "store": store.kind() })),
+        "idempotency": site.keys.as_ref().map(|store| json!({ "store": store.shared().kind() })),
         "connections": site.connections.load(Ordering::Relaxed),
         "routes": routes.collect::<Vec<_>>(),
         "upstreams": upstreams.map(|(n, (_, service))| upstream(site, n, service)).collect::<Vec<_>>(),

@@ -20,7 +20,7 @@ use crate::standing;
 use crate::worker::Worker;
 
 pub(crate) use body::Kept;
-pub(crate) use store::{Clerk, open};
+pub(crate) use store::{Clerk, KeyStore, open};
 
 /// The keys of one route, shared by all workers.
 #[derive(Debug)]

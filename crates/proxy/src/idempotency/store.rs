@@ -23,24 +23,35 @@ use crate::proxy::{Error, Stage};
 /// what is past its retention is to be swept whether anybody calls or not.
 pub(crate) struct Clerk {
     runtime: Runtime,
-    pub store: Arc<dyn Store>,
-    server: Server,
+    pub store: KeyStore,
     journal: Journal,
 }
 
-/// The server of a store that has one.
-enum Server {
-    None,
+/// Where keys are kept: a [`Store`], and what some of them can tell besides.
+#[derive(Clone, Debug)]
+pub(crate) enum KeyStore {
+    Memory(Arc<Memory>),
+    Embedded(Arc<Embedded>),
     Redis(Arc<Redis>),
-    Postgres(Postgres),
+    Postgres(Arc<Postgres>),
 }
 
-impl Server {
-    /// What it promises, as soon as it answers.
+impl KeyStore {
+    /// It, as what all of them are.
+    pub(crate) fn shared(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Memory(store) => store.clone(),
+            Self::Embedded(store) => store.clone(),
+            Self::Redis(store) => store.clone(),
+            Self::Postgres(store) => store.clone(),
+        }
+    }
+
+    /// What its server promises, as soon as that answers.
     async fn durability(&self) -> Durability {
         loop {
             let told = match self {
-                Self::None => return Durability::Durable,
+                Self::Memory(_) | Self::Embedded(_) => return Durability::Durable,
                 Self::Redis(server) => server.durability().await,
                 Self::Postgres(server) => server.durability().await,
             };
@@ -56,14 +67,14 @@ impl Server {
 impl Clerk {
     /// Works until everything is over.
     pub(crate) fn serve(self, mut stage: watch::Receiver<Stage>) -> Result<(), Error> {
-        let Self { runtime, store, server, journal } = self;
-        let kind = store.kind();
+        let Self { runtime, store, journal } = self;
+        let shared = store.shared();
         runtime.block_on(async {
             tokio::select! {
                 // The sender outlives it.
                 _ = stage.wait_for(|stage| *stage == Stage::Over) => {}
-                () = sweep(&*store) => {}
-                () = tell(&server, kind, &journal) => {}
+                () = sweep(&*shared) => {}
+                () = tell(&store, shared.kind(), &journal) => {}
             }
         });
         Ok(())
@@ -80,8 +91,8 @@ async fn sweep(store: &dyn Store) {
 }
 
 /// Logs what is promised, unless it is all that could be.
-async fn tell(server: &Server, kind: &str, journal: &Journal) {
-    match server.durability().await {
+async fn tell(store: &KeyStore, kind: &str, journal: &Journal) {
+    match store.durability().await {
         Durability::Durable => {}
         weaker => {
             let notice = weaker.to_string();
@@ -98,8 +109,8 @@ async fn tell(server: &Server, kind: &str, journal: &Journal) {
 pub(crate) fn open(config: &Config, journal: &Journal) -> Result<Option<Clerk>, Error> {
     let Some(settings) = &config.idempotency else { return Ok(None) };
     let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
-    let (store, server) = make(&settings.kind, settings.timeout, runtime.handle(), journal)?;
-    Ok(Some(Clerk { runtime, store, server, journal: journal.clone() }))
+    let store = make(&settings.kind, settings.timeout, runtime.handle(), journal)?;
+    Ok(Some(Clerk { runtime, store, journal: journal.clone() }))
 }
 
 fn make(
@@ -107,21 +118,20 @@ fn make(
     timeout: Duration,
     runtime: &Handle,
     journal: &Journal,
-) -> Result<(Arc<dyn Store>, Server), Error> {
+) -> Result<KeyStore, Error> {
     Ok(match kind {
         KeyStoreKind::Memory { most_records } => {
-            (Arc::new(Memory::new(*most_records as usize)), Server::None)
+            KeyStore::Memory(Arc::new(Memory::new(*most_records as usize)))
         }
         KeyStoreKind::Redis(at) => {
             let options = redis::Options { prefix: at.prefix.clone(), timeout };
             let store = Redis::new(at.url.as_str(), options, runtime.clone()).map_err(unusable)?;
-            let store = Arc::new(store);
-            (store.clone(), Server::Redis(store))
+            KeyStore::Redis(Arc::new(store))
         }
         KeyStoreKind::Postgres { url, pool, schema } => {
             let options = postgres::Options { schema: schema.clone(), pool: *pool as usize, timeout };
             let store = Postgres::new(url.as_str(), options, runtime.clone()).map_err(unusable)?;
-            (Arc::new(store.clone()), Server::Postgres(store))
+            KeyStore::Postgres(Arc::new(store))
         }
         KeyStoreKind::Embedded { folder, cache_bytes, when_corrupt } => {
             let journal = journal.clone();
@@ -137,7 +147,7 @@ fn make(
                 })),
             };
             let store = Embedded::open(&folder.join(FILE), options).map_err(unusable)?;
-            (Arc::new(store), Server::None)
+            KeyStore::Embedded(Arc::new(store))
         }
         other => return Err(Error::Keys(format!("this build knows no store {:?}", other.name()).into())),
     })
