@@ -18,7 +18,6 @@ use crate::process::Process;
 use crate::resolve;
 use crate::settings::{Fallback, Limits, Log, Protocol, Repeatable};
 use crate::sources::{Discovery, HashOn, Source, Where};
-use crate::text::Text;
 
 /// A complete, checked configuration.
 #[derive(Clone, PartialEq, Debug)]
@@ -154,7 +153,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with the text, at once.
     pub fn from_toml(file: &str, text: &str) -> Result<Self, Mistakes> {
-        resolve::text(&Text::new(file, text), text)
+        resolve::text(file, text)
     }
 
     /// The configuration of a proxy in front of one service, with every default: `to` is its URL, `listen` and `admin` the addresses

@@ -35,6 +35,7 @@ mod reader;
 mod reference;
 mod resolve;
 mod schema;
+mod secrets;
 mod settings;
 mod shape;
 mod sources;

@@ -7,7 +7,8 @@ use toml::de::{DeTable, DeValue};
 
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::nearest::nearest;
-use crate::shape::{Problem, described};
+use crate::secrets::without_accounts;
+use crate::shape::{Problem, described, kind};
 use crate::table::{Table, join};
 use crate::text::Text;
 
@@ -86,6 +87,8 @@ impl Reader<'_> {
         message: String,
         remedy: String,
     ) {
+        // Whatever a message repeats of the text, it repeats no password.
+        let message = without_accounts(&message).into_owned();
         self.found.push(Diagnostic { severity, message, place: self.source.place(span), remedy });
     }
 
@@ -134,7 +137,7 @@ impl Reader<'_> {
     ) -> Option<&'v DeTable<'t>> {
         let table = value.get_ref().as_table();
         if table.is_none() {
-            let message = format!("{path} is {}, not a table", described(value.get_ref()));
+            let message = format!("{path} is {}, not a table", self.described(value));
             self.error(
                 &value.span(),
                 message,
@@ -142,6 +145,12 @@ impl Reader<'_> {
             );
         }
         table
+    }
+
+    /// What a value is, in words; if it is a secret, in words that don't repeat it.
+    pub(crate) fn described(&self, value: &toml::Spanned<DeValue<'_>>) -> String {
+        let is_hidden = self.source.hides(&value.span());
+        if is_hidden { kind(value.get_ref()).to_owned() } else { described(value.get_ref()) }
     }
 
     /// Complains about every key of `toml` that is not `known`, and says where it may have been meant to stand.

@@ -21,6 +21,7 @@ use crate::effective::{Effective, Origin, Setting};
 use crate::nearest::nearest;
 use crate::process::Process;
 use crate::reader::{At, Level, Marks, Reader};
+use crate::secrets;
 use crate::settings::{
     ADDRESSES, Addresses, CLIENT, OVERRIDES, POLICIES, PROXY, Policies, Proxy, ROUTING, Routing, SUPERVISED,
 };
@@ -35,9 +36,13 @@ use overload::{ClientDraft, Top};
 use topology::ProcessDraft;
 
 /// Reads a TOML text. If it is not TOML at all, only that is told: what follows from a broken line would only mislead.
-pub(crate) fn text(source: &Text, text: &str) -> Result<Config, Mistakes> {
+pub(crate) fn text(file: &str, text: &str) -> Result<Config, Mistakes> {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let mut reader = Reader { source, found: Vec::new() };
+    let mut hidden = secrets::in_tables(root.get_ref());
+    let places = errors.iter().map(|error| error.span().map_or(0, |span| span.start));
+    hidden.extend(places.filter_map(|at| secrets::in_broken_line(text, at)));
+    let source = Text::new(file, text).hiding(hidden);
+    let mut reader = Reader { source: &source, found: Vec::new() };
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
         let remedy = match error.message() {

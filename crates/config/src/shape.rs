@@ -21,7 +21,7 @@ use crate::nearest::nearest;
 use crate::units::{self, UnitError};
 use crate::value::Value;
 
-pub(crate) use idempotency::{POSTGRES_URL, RequiredOf, SCHEMA, Waiting};
+pub(crate) use idempotency::{KEY_FIELD, OrUnsaid, POSTGRES_URL, RequiredOf, SCHEMA, Waiting};
 pub(crate) use overload::{FIELD_NAME, FILE, FlagDefaults, KEY_PREFIX, MEMBER, REDIS_URL};
 pub(crate) use topology::{
     AUTHORITY, Command, DATA, Environment, FOLDER, HASH_ON, NumberWithin, OrEmpty, PATTERN, PLACE,
@@ -52,6 +52,10 @@ pub(crate) trait Shape: Sync + 'static {
     fn schema(&self) -> Value;
     /// What it is, for people.
     fn noun(&self) -> String;
+    /// Whether what is written is not for others to read.
+    fn is_secret(&self) -> bool {
+        false
+    }
 }
 
 /// `true` or `false`.
@@ -337,6 +341,38 @@ impl<S: Shape> Shape for Or<S> {
     }
 }
 
+/// What another shape takes, which is a secret: no message repeats it, and no line that one shows does.
+pub(crate) struct Secret<S>(pub S);
+
+impl<S: Shape> Shape for Secret<S> {
+    type Out = S::Out;
+
+    fn read(&self, value: &Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Option<S::Out> {
+        let before = problems.len();
+        let read = self.0.read(value, problems);
+        // What shapes repeat of a value is its description, where it is of another type.
+        let (told, is) = (described(value.get_ref()), kind(value.get_ref()));
+        problems[before..].iter_mut().for_each(|p| p.problem = p.problem.replace(&told, is));
+        read
+    }
+
+    fn show(&self, out: &S::Out) -> Value {
+        self.0.show(out)
+    }
+
+    fn schema(&self) -> Value {
+        self.0.schema()
+    }
+
+    fn noun(&self) -> String {
+        self.0.noun()
+    }
+
+    fn is_secret(&self) -> bool {
+        true
+    }
+}
+
 /// One of what another shape takes, or a list of them.
 pub(crate) struct ListOf<S>(pub S);
 
@@ -547,6 +583,18 @@ pub(crate) fn described(value: &DeValue<'_>) -> String {
         DeValue::Datetime(datetime) => format!("the date {datetime}"),
         DeValue::Array(_) => "a list".to_owned(),
         DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+/// What a value is, in words that don't repeat it.
+pub(crate) fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) trait Slot<C>: Sync {
     fn show(&self, of: &C) -> Value;
     fn schema(&self) -> Value;
     fn noun(&self) -> String;
+    /// Whether what is written there is not for others to read.
+    fn is_secret(&self) -> bool;
 }
 
 /// A shape and a place.
@@ -62,6 +64,10 @@ impl<C: 'static, S: Shape> Slot<C> for Lens<C, S> {
 
     fn noun(&self) -> String {
         self.shape.noun()
+    }
+
+    fn is_secret(&self) -> bool {
+        self.shape.is_secret()
     }
 }
 

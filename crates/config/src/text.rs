@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::secrets::in_urls;
+
 /// A named text.
 #[derive(Clone, Debug)]
 pub(crate) struct Text {
@@ -12,13 +14,27 @@ pub(crate) struct Text {
     text: Arc<str>,
     /// Where each line begins, in bytes.
     lines: Vec<usize>,
+    /// What nobody is shown, in bytes.
+    hidden: Vec<Range<usize>>,
 }
 
 impl Text {
     pub(crate) fn new(file: &str, text: &str) -> Self {
         let after_breaks = text.match_indices('\n').map(|(at, _)| at + 1);
         let lines = std::iter::once(0).chain(after_breaks).collect();
-        Self { file: file.into(), text: text.into(), lines }
+        let hidden = in_urls(text).collect();
+        Self { file: file.into(), text: text.into(), lines, hidden }
+    }
+
+    /// The same text, of which `these` bytes are not shown either.
+    pub(crate) fn hiding(mut self, these: Vec<Range<usize>>) -> Self {
+        self.hidden.extend(these);
+        self
+    }
+
+    /// Whether a part of `span` is not shown.
+    pub(crate) fn hides(&self, span: &Range<usize>) -> bool {
+        self.hidden.iter().any(|hidden| hidden.start < span.end && span.start < hidden.end)
     }
 
     pub(crate) fn file(&self) -> Arc<str> {
@@ -47,8 +63,17 @@ impl Text {
             line,
             column: chars(&self.text[start..from]) + 1,
             width: chars(&self.text[from..to]).max(1),
-            excerpt: excerpt.chars().map(printable).collect(),
+            excerpt: self.shown(start, excerpt),
         }
+    }
+
+    /// A line that begins at byte `start`. What is hidden of it is as long as it was, so that columns are those of the text.
+    fn shown(&self, start: usize, line: &str) -> String {
+        let here = start..start + line.len();
+        let hidden: Vec<_> =
+            self.hidden.iter().filter(|it| it.start < here.end && here.start < it.end).collect();
+        let is_hidden = |at: usize| hidden.iter().any(|it| it.contains(&(start + at)));
+        line.char_indices().map(|(at, c)| if is_hidden(at) { HIDDEN } else { printable(c) }).collect()
     }
 
     fn floor_boundary(&self, at: usize) -> usize {
@@ -71,13 +96,16 @@ pub struct Place {
     pub column: u32,
     /// How many characters of the line are at fault, at least 1.
     pub width: u32,
-    /// The whole line, with control characters made visible.
+    /// The whole line, with control characters made visible, and `*` in place of each character of a secret.
     pub excerpt: String,
 }
 
 fn chars(text: &str) -> u32 {
     u32::try_from(text.chars().count()).unwrap_or(u32::MAX)
 }
+
+/// Stands for a character of a secret.
+const HIDDEN: char = '*';
 
 /// A line of the file goes to a terminal, which must not obey it.
 fn printable(c: char) -> char {

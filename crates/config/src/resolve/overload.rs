@@ -15,7 +15,6 @@ use crate::nearest::nearest;
 use crate::overload::{ClientRule, Gate, RateLimit, RateStore};
 use crate::reader::{At, Level, Marks, Reader};
 use crate::settings::{CLIENT, Client, Fallback, Gating, Proxy, Rating, Routing};
-use crate::shape::described;
 use crate::table::join;
 
 /// What stands at the top that routes may need, right or wrong.
@@ -42,7 +41,7 @@ pub(super) struct ClientDraft {
 pub(super) fn clients(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<ClientDraft> {
     let Some((at, value)) = root.get_key_value("client") else { return Vec::new() };
     let DeValue::Array(items) = value.get_ref() else {
-        let message = format!("client is {}, not a list of tables", described(value.get_ref()));
+        let message = format!("client is {}, not a list of tables", reader.described(value));
         reader.error(&at.span(), message, "write [[client]], in two pairs of brackets, once for each");
         return Vec::new();
     };
@@ -62,7 +61,7 @@ pub(super) fn clients(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<Client
 
 fn client(reader: &mut Reader<'_>, item: &Spanned<DeValue<'_>>, list: &Range<usize>) -> Option<ClientDraft> {
     let Some(table) = item.get_ref().as_table() else {
-        let message = format!("client holds {}, not a table", described(item.get_ref()));
+        let message = format!("client holds {}, not a table", reader.described(item));
         reader.error(&item.span(), message, "write [[client]] on a line of its own, and its settings below");
         return None;
     };

@@ -49,7 +49,7 @@ fn process(
     let (name, header) = (key.get_ref().as_ref(), key.span());
     let path = join("process", &quoted(name));
     if value.get_ref().as_table().is_none() && SUPERVISED.keys().any(|known| known == name) {
-        let message = format!("{path} is {}, and processes have names", described(value.get_ref()));
+        let message = format!("{path} is {}, and processes have names", reader.described(value));
         reader.error(&header, message, NAMED_REMEDY);
         return None;
     }

@@ -8,7 +8,7 @@ use seaworthy_core::{Criticality, Mode};
 
 use super::{MODE, MODE_DOC, Policies, Proxy, REGION_LIMIT, Routing};
 use crate::overload::{RateBy, RateStore, WhenDown};
-use crate::shape::{COUNT, KEY_PREFIX, NAME, Number, OneOf, Or, REDIS_URL, TEXT, Time, TimeWithin};
+use crate::shape::{COUNT, KEY_PREFIX, NAME, Number, OneOf, Or, REDIS_URL, Secret, TEXT, Time, TimeWithin};
 use crate::table::{Table, fields};
 
 /// A limit and its queue that are off unless their table is there.
@@ -185,7 +185,7 @@ pub(super) static REDIS: Table<Proxy> = Table {
     name: "redis",
     doc: "A server for what several proxies share: rates with `store = \"redis\"`, and idempotency keys if `[idempotency]` says so.",
     fields: fields!(Proxy {
-        url: REDIS_URL => redis.url, "Where it is: `redis://user:password@host:port/database`. The password is not shown.";
+        url: Secret(REDIS_URL) => redis.url, "Where it is: `redis://user:password@host:port/database`. The password is not shown.";
         timeout: STORE_PATIENCE => redis.timeout, "How long an answer may take before it counts as down.";
         prefix: KEY_PREFIX => redis.prefix, "What the keys begin with; proxies with the same count together.";
     }),
@@ -227,7 +227,7 @@ pub(crate) static CLIENT: Table<Client> = Table {
     name: "client",
     doc: "How much the calls of one client matter: `[[client]]`, once for each. Goes before what its route says.",
     fields: fields!(Client {
-        key: TEXT => key, "The value of the route's `client_key` that its calls have. Not shown. Required.";
+        key: Secret(TEXT) => key, "The value of the route's `client_key` that its calls have. Not shown. Required.";
         criticality: CRITICALITY => criticality, "How much they matter. Required.";
         name: NAME => name, "What it is called.";
     }),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{DRAIN, PATIENCE};
 use crate::process::Restart;
 use crate::shape::{
-    Command, Environment, FOLDER, NumberWithin, OneOf, Or, PLACE, REQUEST_PATH, Size, VARIABLE, WEIGHT,
-    within,
+    Command, Environment, FOLDER, NumberWithin, OneOf, Or, PLACE, REQUEST_PATH, Secret, Size, VARIABLE,
+    WEIGHT, within,
 };
 use crate::sources::Labels;
 use crate::table::{Table, fields};
@@ -65,7 +65,7 @@ pub(crate) static SUPERVISED: Table<Supervised> = Table {
     fields: fields!(Supervised {
         command: Command { is_optional: false } => command,
             "The program and its arguments. Looked for in `PATH` unless it has a slash; no shell has a part in it. Required.";
-        env: Environment => env, "What is added to the environment that it takes over from the proxy. Values are not shown.";
+        env: Secret(Environment) => env, "What is added to the environment that it takes over from the proxy. Values are not shown.";
         dir: Or("proxy", FOLDER) => dir,
             "The folder that it runs in, relative to that of this file; where the proxy was started by default.";
         replicas: within(1, 1000) => replicas, "How many of it run at a time.";

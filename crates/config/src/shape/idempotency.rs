@@ -3,7 +3,7 @@
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{Flag, ListOf, OneOf, Or, Parsed, Problem, Shape, TimeWithin};
+use super::{FIELD_NAME, Flag, ListOf, OneOf, Or, Parsed, Problem, Shape, TimeWithin};
 use crate::idempotency::{Busy, PostgresUrl, Required};
 use crate::value::Value;
 
@@ -13,6 +13,13 @@ pub(crate) const POSTGRES_URL: Parsed<PostgresUrl> = Parsed {
     remedy: "write one such as \"postgres://seaworthy:password@10.0.0.6:5432/keys\"",
     parse: PostgresUrl::parse,
     show: ToString::to_string,
+};
+/// The name of the header field that carries a key, in lower case.
+pub(crate) const KEY_FIELD: Parsed<String> = Parsed {
+    noun: "header name",
+    remedy: KEY_FIELD_REMEDY,
+    parse: |text| (FIELD_NAME.parse)(text).map_err(|(problem, _)| (problem, KEY_FIELD_REMEDY)),
+    show: Clone::clone,
 };
 /// The schema of a database: a name that needs no quotes, of PostgreSQL's 63 bytes at most.
 pub(crate) const SCHEMA: Parsed<String> = Parsed {
@@ -27,6 +34,34 @@ pub(crate) const SCHEMA: Parsed<String> = Parsed {
     },
     show: Clone::clone,
 };
+
+/// What another shape takes, or a word for nothing of that kind. Other than [`Or`], it does not offer the word: that is there so
+/// that the listing of what is in force can be read again, and whoever writes a wrong value wants a right one.
+pub(crate) struct OrUnsaid<S>(pub &'static str, pub S);
+
+impl<S: Shape> Shape for OrUnsaid<S> {
+    type Out = Option<S::Out>;
+
+    fn read(&self, value: &Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Option<Self::Out> {
+        if value.get_ref().as_str() == Some(self.0) {
+            return Some(None);
+        }
+        self.1.read(value, problems).map(Some)
+    }
+
+    fn show(&self, out: &Self::Out) -> Value {
+        out.as_ref().map_or(Value::text(self.0), |inner| self.1.show(inner))
+    }
+
+    fn schema(&self) -> Value {
+        let word = Value::map([("const", Value::text(self.0))]);
+        Value::map([("anyOf", Value::List(vec![word, self.1.schema()]))])
+    }
+
+    fn noun(&self) -> String {
+        format!("{}, or {:?}", self.1.noun(), self.0)
+    }
+}
 
 /// For all methods, for none, or for those of a list.
 pub(crate) struct RequiredOf(pub ListOf<OneOf<&'static str>>);
@@ -95,5 +130,6 @@ impl Shape for Waiting {
     }
 }
 
+const KEY_FIELD_REMEDY: &str = "write one such as \"idempotency-key\"";
 const SCHEMA_REMEDY: &str =
     "write small letters, digits and _, at most 63 of them and no digit first, such as \"seaworthy\"";
