@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use super::metrics::{family, label};
+use super::standing::{Age, Look};
 use crate::idempotency::{KeyStore, RouteKeys};
 use crate::site::Site;
 
@@ -32,9 +33,9 @@ pub(super) async fn show(site: &Site, path: &str, query: &str) -> Told {
     let store = store(site)?;
     let query = Query::parse(query)?;
     match path {
-        "/api/key" => one(&*store, &query).await,
+        "/api/key" => one(site, &*store, &query).await,
         "/api/releases" => releases(&*store, &query).await,
-        _ => list(&*store, &query).await,
+        _ => list(site, &*store, &query).await,
     }
 }
 
@@ -55,15 +56,15 @@ pub(super) async fn release(site: &Site, order: &Value) -> Told {
     if reason.is_empty() || reason.len() > LONGEST_REASON {
         return Err(wrong(format!("reason must be 1 to {LONGEST_REASON} bytes that say why")));
     }
-    let standing = find(&*store, &id).await?.standing;
+    let record = find(&*store, &id).await?;
+    let (standing, phase) = (record.standing, Look::at(site, &id, &record).phase);
     let moved = |now: String| {
         let held = format!("{id} no longer stands under token {token}: {now}; nothing was released");
         (StatusCode::CONFLICT, held)
     };
     if standing.token != token {
-        return Err(moved(format!("it is {} under token {}", standing.phase.name(), standing.token)));
+        return Err(moved(format!("it is {} under token {}", phase.name(), standing.token)));
     }
-    let phase = standing.phase;
     let release = Release { id: id.clone(), token, phase, reason: reason.to_owned(), at: wall() };
     if !step(store.release(&release)).await? {
         return Err(moved("it changed meanwhile".to_owned()));
@@ -81,7 +82,7 @@ pub(super) async fn release(site: &Site, order: &Value) -> Told {
     Ok(released(&release))
 }
 
-async fn list(store: &dyn Store, query: &Query) -> Told {
+async fn list(site: &Site, store: &dyn Store, query: &Query) -> Told {
     let most = query.number("most", PAGE, LONGEST_PAGE)?;
     let place = query.get("place");
     let phase = query.get("phase").map(|name| {
@@ -90,19 +91,20 @@ async fn list(store: &dyn Store, query: &Query) -> Told {
     });
     let phase = phase.transpose()?;
     let page = step(store.list(query.get("from"), most)).await?;
-    let fits = |(id, record): &&(Id, Record)| {
-        place.is_none_or(|place| *place == *id.place)
-            && phase.is_none_or(|phase| phase == record.standing.phase)
-    };
-    let keys: Vec<Value> = page.records.iter().filter(fits).map(|(id, record)| row(id, record)).collect();
+    let rows = page.records.iter().filter_map(|(id, record)| {
+        let look = Look::at(site, id, record);
+        let fits = place.is_none_or(|place| *place == *id.place) && phase.is_none_or(|phase| look.is(phase));
+        fits.then(|| row(id, record, &look))
+    });
+    let keys: Vec<Value> = rows.collect();
     Ok(json!({ "store": store.kind(), "keys": keys, "next": page.next }))
 }
 
-async fn one(store: &dyn Store, query: &Query) -> Told {
+async fn one(site: &Site, store: &dyn Store, query: &Query) -> Told {
     let part = |name: &str| query.get(name).ok_or_else(|| wrong(format!("{name} is missing")));
     let id = id(part("place")?, part("client")?, part("key")?);
     let record = find(store, &id).await?;
-    let mut shown = row(&id, &record);
+    let mut shown = row(&id, &record, &Look::at(site, &id, &record));
     if let Some(head) = record.answer.as_ref().and_then(|answer| Head::decode(&answer.head)) {
         let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let headers = head.headers.iter().map(|(name, value)| json!([name.as_str(), text(value)]));
@@ -122,14 +124,20 @@ async fn find(store: &dyn Store, id: &Id) -> Result<Record, (StatusCode, String)
     step(store.find(id)).await?.ok_or_else(nothing)
 }
 
-fn row(id: &Id, record: &Record) -> Value {
+fn row(id: &Id, record: &Record, look: &Look) -> Value {
+    let (age, age_by) = match look.age {
+        Age::Store(age) => (age, "store"),
+        Age::Clocks(age) => (age, "clocks"),
+    };
     json!({
         "id": id.to_string(), "place": *id.place, "client": *id.client, "key": *id.key,
-        "phase": record.standing.phase.name(),
+        "phase": look.phase.name(),
         "token": record.standing.token.0,
         "orphaned": record.orphaned,
+        "past_lease": look.past_lease,
         "changed": rfc3339(record.changed),
-        "age_s": wall().saturating_sub(record.changed).as_secs(),
+        "age_s": age.as_secs(),
+        "age_by": age_by,
         "remembered_s": record.remembered.map(|left| left.as_secs()),
         "answer": record.answer.as_ref().map(answer),
     })
@@ -187,10 +195,10 @@ pub(super) fn metrics(out: &mut String, site: &Site) -> fmt::Result {
             writeln!(out, "seaworthy_idempotency_total{{route=\"{name}\",result=\"{result}\"}} {count}")?;
         }
     }
-    match &site.keys {
-        Some(KeyStore::Embedded(store)) => file(out, store.stats()),
-        _ => Ok(()),
-    }
+    let Some(store) = &site.keys else { return Ok(()) };
+    family(out, "idempotency_store_up", "gauge", "Whether the store of idempotency keys answers.")?;
+    writeln!(out, "seaworthy_idempotency_store_up {}", u8::from(store.is_up()))?;
+    store.file().map_or(Ok(()), |stats| file(out, stats))
 }
 
 /// Of the embedded store's file.
@@ -316,9 +324,14 @@ mod tests {
         }
     }
 
+    const LOOK: Look =
+        Look { phase: Phase::Done, past_lease: false, age: Age::Store(Duration::from_secs(7)) };
+
     fn record(answer: Option<Answer>) -> Record {
         Record {
             standing: Standing { fingerprint: Fingerprint([7; 32]), token: Token(3), phase: Phase::Done },
+            lease: Duration::from_secs(60),
+            lease: Duration::from_secs(60),
             orphaned: false,
             changed: Duration::from_millis(951_782_400_123),
             remembered: Some(Duration::from_secs(60)),
@@ -330,17 +343,20 @@ mod tests {
     fn a_record_is_told_without_its_body() {
         let head = Head { length: 6, ..Head::of(StatusCode::CREATED, &HeaderMap::new(), &[]) };
         let kept = Answer { head: head.encode().unwrap(), body: "secret".into(), chunks: 0 };
-        let row = row(&Id::new("pay", b"ann", "a/b"), &record(Some(kept)));
+        let row = row(&Id::new("pay", b"ann", "a/b"), &record(Some(kept)), &LOOK);
         assert_eq!(row["answer"], json!({ "status": 201, "body_bytes": 6, "body_kept": true }));
         assert_eq!((&row["phase"], &row["token"]), (&json!("done"), &json!(3)));
         assert_eq!(row["changed"], "2000-02-29T00:00:00.123Z");
-        assert_eq!(row["remembered_s"], 60);
+        assert_eq!(
+            (&row["remembered_s"], &row["age_s"], &row["age_by"]),
+            (&json!(60), &json!(7), &json!("store"))
+        );
         assert!(row["id"].as_str().unwrap().starts_with("pay/") && !row.to_string().contains("secret"));
     }
 
     #[test]
     fn what_is_no_answer_of_the_proxy_is_told_as_such() {
         let kept = Answer { head: "x".into(), body: "1".into(), chunks: 0 };
-        assert_eq!(row(&id("p", "c", "k"), &record(Some(kept)))["answer"]["status"], Value::Null);
+        assert_eq!(row(&id("p", "c", "k"), &record(Some(kept)), &LOOK)["answer"]["status"], Value::Null);
     }
 }

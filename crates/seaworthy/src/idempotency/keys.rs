@@ -21,7 +21,8 @@ use crate::clock;
 /// The numbers and choices of a [`Keys`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
-    /// How long an operation may run: who holds a key for longer is taken for dead. 60 s, twice the longest call
+    /// How long an operation may run: who holds a key for longer is taken for dead. It is written into the key's record, so
+    /// that others go by the owner's, whatever theirs is. 60 s, twice the longest call
     /// ([`call::Config::deadline`](seaworthy_core::call::Config::deadline)); whoever runs an operation has to stop before.
     pub lease: Duration,
     /// How long a result is remembered, and with it that there was one. 24 h, the least that Stripe keeps its own.
@@ -235,7 +236,8 @@ impl Keys {
     /// Why neither it nor an earlier result can be had.
     pub async fn begin(&self, id: &Id, fingerprint: Fingerprint) -> Result<Begun, Refusal> {
         let shared = &self.shared;
-        let claim = Claim { fingerprint, owner: shared.draw(), retention: shared.config.retention };
+        let Config { lease, retention, .. } = shared.config;
+        let claim = Claim { fingerprint, owner: shared.draw(), lease, retention };
         let mut asking = Asking { keys: self, id, claim, undo: None };
         let mut left = match asking.ask().await {
             Asked::Over(result) => return result,
@@ -269,7 +271,8 @@ impl Keys {
         let token = record.standing.token;
         let lease = match record.standing.phase {
             Phase::Running if !record.orphaned => {
-                lock(&shared.watch).left(clock::now(), id, token, record.changed, shared.config.lease)
+                // The owner's lease, and not one's own: another process may have been given a longer one.
+                lock(&shared.watch).left(clock::now(), id, token, record.changed, record.lease)
             }
             _ => None,
         };

@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use seaworthy::idempotency::store::{Answer, CHUNK_BYTES, Hold, Id, Reserved, Settled, Store};
+use seaworthy::idempotency::store::{Answer, CHUNK_BYTES, Claim, Hold, Id, Reserved, Settled, Store};
 use seaworthy::idempotency::{Phase, Token};
 
 use super::{
@@ -196,6 +196,26 @@ pub(crate) async fn what_is_found_is_what_was_written(store: Opened) {
     }
     let again = found(store.reserve(&id("a"), &claim(2)).await.unwrap());
     assert_eq!((again.standing, again.answer), (record.standing, record.answer));
+}
+
+pub(crate) async fn a_record_has_the_lease_of_who_began_last(store: Opened) {
+    let with = |owner, lease_ms| Claim { lease: Duration::from_millis(lease_ms), ..claim(owner) };
+    let lease_ms = async || record(&*store, &id("a")).await.lease.as_millis();
+    let hold = begun(&*store, &id("a"), &with(1, 1_500)).await;
+    assert_eq!(lease_ms().await, 1_500);
+    assert_eq!(found(store.reserve(&id("a"), &with(2, 7)).await.unwrap()).lease.as_millis(), 1_500);
+    let hold = taken(&*store, &id("a"), &with(2, 86_400_000), hold.token).await;
+    assert_eq!(lease_ms().await, 86_400_000);
+    settled(&*store, &id("a"), hold, &Settled::Free).await;
+    begun(&*store, &id("a"), &with(3, 1)).await;
+    assert_eq!(lease_ms().await, 1);
+    // What a store can't count is never counted as less.
+    let odd = Claim { lease: Duration::from_nanos(1_000_001), ..claim(1) };
+    begun(&*store, &id("b"), &odd).await;
+    assert!(record(&*store, &id("b")).await.lease >= odd.lease);
+    let endless = Claim { lease: Duration::MAX, ..claim(1) };
+    begun(&*store, &id("c"), &endless).await;
+    assert!(record(&*store, &id("c")).await.lease > HOUR * 24 * 365);
 }
 
 pub(crate) async fn keys_are_apart(store: Opened) {

@@ -58,6 +58,7 @@ macro_rules! conformance {
             what_is_settled_for_good_stays_so,
             what_is_unknown_takes_late_news,
             what_is_found_is_what_was_written,
+            a_record_has_the_lease_of_who_began_last,
             keys_are_apart,
             ids_of_odd_characters_and_of_the_greatest_length,
             answers_of_any_bytes_and_of_the_greatest_size,
@@ -93,6 +94,8 @@ macro_rules! conformance {
 
 /// Long enough for any test.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+/// Of a claim that says nothing else.
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
 /// Short enough to be waited for.
 pub(crate) const SHORT: Duration = Duration::from_millis(400);
 
@@ -108,7 +111,7 @@ pub(crate) fn claim(owner: u128) -> Claim {
 
 /// A claim with a fingerprint of its owner's.
 pub(crate) fn claim_for(owner: u128, retention: Duration) -> Claim {
-    Claim { fingerprint: fingerprint(owner), owner, retention }
+    Claim { fingerprint: fingerprint(owner), owner, lease: LEASE, retention }
 }
 
 /// What an owner asks for.

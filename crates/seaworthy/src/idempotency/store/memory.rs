@@ -315,6 +315,7 @@ struct Entry {
     standing: Standing,
     /// `None` once it was released: then nobody holds it.
     owner: Option<u128>,
+    lease: Duration,
     retention: Duration,
     changed: Duration,
     expires: Instant,
@@ -327,6 +328,7 @@ impl Entry {
         Self {
             standing: Standing { fingerprint: claim.fingerprint, token, phase: Phase::Running },
             owner: Some(claim.owner),
+            lease: Duration::from_millis(claim.lease_ms()),
             retention: claim.retention,
             changed: clock::wall(),
             expires: now.plus(claim.retention),
@@ -356,6 +358,7 @@ impl Entry {
     fn record(&self, now: Instant) -> Record {
         Record {
             standing: self.standing,
+            lease: self.lease,
             orphaned: false,
             changed: self.changed,
             remembered: Some(self.expires.since(now)),
@@ -397,7 +400,7 @@ mod tests {
     }
 
     fn claim(owner: u128) -> Claim {
-        Claim { fingerprint: Fingerprint([7; 32]), owner, retention: RETENTION }
+        Claim { fingerprint: Fingerprint([7; 32]), owner, lease: RETENTION, retention: RETENTION }
     }
 
     async fn begun(store: &Memory, key: &str) -> Hold {

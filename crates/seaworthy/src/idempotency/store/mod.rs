@@ -58,8 +58,19 @@ pub struct Claim {
     pub fingerprint: Fingerprint,
     /// Random, for this attempt to reserve: who repeats a step whose answer was lost finds its own reservation by it.
     pub owner: u128,
+    /// How long the owner may run it: whoever finds it running takes it over, or calls it unknown, after this long and not sooner,
+    /// whatever leases it gives itself.
+    pub lease: Duration,
     /// How long the record is remembered after its last change.
     pub retention: Duration,
+}
+
+impl Claim {
+    /// The lease as it is kept: a part of a millisecond counts as a whole one, so that nobody is overtaken before its time.
+    fn lease_ms(&self) -> u64 {
+        let ms = self.lease.as_nanos().div_ceil(1_000_000).min(LONGEST_LEASE.as_millis());
+        u64::try_from(ms).unwrap_or(u64::MAX)
+    }
 }
 
 /// The right to settle a key.
@@ -85,6 +96,8 @@ pub enum Reserved {
 pub struct Record {
     /// What was asked for, whose turn it is, and how far it came.
     pub standing: Standing,
+    /// [`Claim::lease`] of the last who began, in whole milliseconds and never less than that: what an observer waits for.
+    pub lease: Duration,
     /// Whether the store knows that nobody carries it out any more (who did so is dead), whatever its lease.
     pub orphaned: bool,
     /// When it was last changed, by the store's wall clock, since the Unix epoch: to be shown, not to be compared.
@@ -262,3 +275,6 @@ impl fmt::Display for Id {
         write!(f, "{}/{}/{}", self.place, self.client, self.key)
     }
 }
+
+/// A century: longer than anybody means, and far from what a store can't count.
+const LONGEST_LEASE: Duration = Duration::from_secs(100 * 365 * 86_400);

@@ -69,6 +69,7 @@ pub(super) struct Row {
     pub(super) owner: Option<u128>,
     /// Which opening of the file reserved it.
     pub(super) epoch: u64,
+    pub(super) lease_ms: u64,
     pub(super) retention_ms: u64,
     /// By the store's clock.
     pub(super) expires_ms: u64,
@@ -88,7 +89,8 @@ impl Row {
         to.push(flags.iter().enumerate().map(|(bit, set)| u8::from(*set) << bit).sum());
         to.extend_from_slice(&self.owner.unwrap_or_default().to_be_bytes());
         to.extend_from_slice(&self.standing.fingerprint.0);
-        for number in [self.standing.token.0, self.epoch, self.retention_ms, self.expires_ms, self.changed_ms]
+        let token = self.standing.token.0;
+        for number in [token, self.epoch, self.lease_ms, self.retention_ms, self.expires_ms, self.changed_ms]
         {
             to.extend_from_slice(&number.to_be_bytes());
         }
@@ -108,8 +110,8 @@ impl Row {
         let owner = u128::from_be_bytes(from.array()?);
         let fingerprint = Fingerprint(from.array()?);
         let token = Token(from.number()?);
-        let (epoch, retention_ms, expires_ms, changed_ms) =
-            (from.number()?, from.number()?, from.number()?, from.number()?);
+        let (epoch, lease_ms, retention_ms) = (from.number()?, from.number()?, from.number()?);
+        let (expires_ms, changed_ms) = (from.number()?, from.number()?);
         let id = from.id()?;
         let answer = if flags & 4 == 0 {
             None
@@ -123,6 +125,7 @@ impl Row {
             standing: Standing { fingerprint, token, phase },
             owner: (flags & 1 != 0).then_some(owner),
             epoch,
+            lease_ms,
             retention_ms,
             expires_ms,
             changed_ms,
@@ -135,6 +138,7 @@ impl Row {
     pub(super) fn record(self, epoch: u64, now_ms: u64) -> Record {
         Record {
             standing: self.standing,
+            lease: Duration::from_millis(self.lease_ms),
             // Whoever had the file open before has let go of its lock, so it is dead.
             orphaned: self.standing.phase == Phase::Running && self.epoch != epoch,
             changed: Duration::from_millis(self.changed_ms),
@@ -264,6 +268,7 @@ mod tests {
             standing: Standing { fingerprint: Fingerprint([9; 32]), token: Token(u64::MAX), phase },
             owner,
             epoch: 7,
+            lease_ms: 60_000,
             retention_ms: u64::MAX,
             expires_ms: 1,
             changed_ms: 2,

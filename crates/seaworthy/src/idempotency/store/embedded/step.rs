@@ -128,6 +128,7 @@ impl<'t> Writing<'t> {
             standing: Standing { fingerprint: claim.fingerprint, token, phase: Phase::Running },
             owner: Some(claim.owner),
             epoch: self.now.epoch,
+            lease_ms: claim.lease_ms(),
             retention_ms: ms(claim.retention),
             expires_ms: self.now.ms.saturating_add(ms(claim.retention)),
             changed_ms: self.now.wall_ms,

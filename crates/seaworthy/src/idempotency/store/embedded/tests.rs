@@ -67,7 +67,8 @@ fn id(key: &str) -> Id {
 }
 
 fn claim(owner: u128, retention_ms: u64) -> Claim {
-    Claim { fingerprint: Fingerprint([1; 32]), owner, retention: Duration::from_millis(retention_ms) }
+    let (lease, retention) = (Duration::from_secs(1), Duration::from_millis(retention_ms));
+    Claim { fingerprint: Fingerprint([1; 32]), owner, lease, retention }
 }
 
 async fn begun(store: &Embedded, key: &str, retention_ms: u64) -> Hold {

@@ -14,6 +14,8 @@ CREATE TABLE {schema}.keys (
     body         bytea,
     chunks       bigint,
     retention_ms bigint NOT NULL,
+    -- Of who began last: whoever finds it running waits for that long.
+    lease_ms     bigint NOT NULL,
     changed      timestamptz NOT NULL,
     expires      timestamptz NOT NULL,
     UNIQUE (place, client, key)

@@ -83,13 +83,16 @@ impl Postgres {
         let (prints, retention) = (&fingerprint.0[..], millis(retention));
         // It is settled in this transaction or never was, so nobody needs to tell owners apart.
         let owner: &[u8] = &[];
+        // Nor does anybody find it running.
+        let lease = 0_i64;
         let first = |token| {
             let (id, owner) = (id.clone(), owner.to_vec());
             Joined::First(First { transaction, statement: &sql.keep, id, token, owner })
         };
         for _ in 0..TURNS {
-            let rows =
-                transaction.query(&sql.join, &[&place, &client, &key, &prints, &owner, &retention]).await?;
+            let rows = transaction
+                .query(&sql.join, &[&place, &client, &key, &prints, &owner, &retention, &lease])
+                .await?;
             if let Some(row) = rows.first() {
                 return Ok(first(token(row)?));
             }
@@ -109,7 +112,10 @@ impl Postgres {
                 (Phase::Free, _) => {
                     let seen = number(standing.token);
                     let rows: Vec<Row> = transaction
-                        .query(&sql.join_free, &[&place, &client, &key, &prints, &owner, &retention, &seen])
+                        .query(
+                            &sql.join_free,
+                            &[&place, &client, &key, &prints, &owner, &retention, &lease, &seen],
+                        )
                         .await?;
                     if let Some(row) = rows.first() {
                         return Ok(first(token(row)?));

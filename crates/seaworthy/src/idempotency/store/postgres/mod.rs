@@ -164,13 +164,16 @@ impl Postgres {
         let (connections, sql) = (&*self.connections, &self.connections.sql);
         let [place, client, key] = names(id);
         let (fingerprint, owner) = (&claim.fingerprint.0[..], &claim.owner.to_be_bytes()[..]);
-        let retention = millis(claim.retention);
+        let (retention, lease) = (millis(claim.retention), lease_ms(claim));
         let hold = |token| Reserved::New(Hold { token, owner: claim.owner });
         for _ in 0..TURNS {
             let begin = async |statement: &str, seen: Token| {
                 let seen = number(seen);
                 let rows = connections
-                    .rows(statement, &[&place, &client, &key, &fingerprint, &owner, &retention, &seen])
+                    .rows(
+                        statement,
+                        &[&place, &client, &key, &fingerprint, &owner, &retention, &lease, &seen],
+                    )
                     .await?;
                 rows.first().map(token).transpose()
             };
@@ -180,7 +183,7 @@ impl Postgres {
                 return Ok(hold(token));
             }
             let rows = connections
-                .rows(&sql.reserve, &[&place, &client, &key, &fingerprint, &owner, &retention])
+                .rows(&sql.reserve, &[&place, &client, &key, &fingerprint, &owner, &retention, &lease])
                 .await?;
             if let Some(row) = rows.first() {
                 return Ok(hold(token(row)?));
@@ -400,6 +403,10 @@ fn number(token: Token) -> i64 {
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.min(AGES).as_millis()).unwrap_or(i64::MAX)
+}
+
+fn lease_ms(claim: &Claim) -> i64 {
+    i64::try_from(claim.lease_ms()).unwrap_or(i64::MAX)
 }
 
 fn is_open(phase: Phase) -> bool {

@@ -28,6 +28,7 @@ pub(super) fn found(row: &Row) -> Result<Found, StoreError> {
             token: token(row)?,
             phase,
         },
+        lease: millis(row, "lease_ms")?,
         orphaned: false,
         changed: millis(row, "changed_ms")?,
         remembered: Some(Duration::from_millis(u64::try_from(left).unwrap_or(0))),

@@ -69,7 +69,7 @@ impl Sql {
 }
 
 /// Of a record. The owner is compared, never shown.
-const COLUMNS: &str = "k.id, k.place, k.client, k.key, k.fingerprint, k.token, k.owner, k.phase, k.head, k.body, k.chunks, \
+const COLUMNS: &str = "k.id, k.place, k.client, k.key, k.fingerprint, k.token, k.owner, k.phase, k.head, k.body, k.chunks, k.lease_ms, \
      (extract(epoch FROM k.changed) * 1000)::bigint AS changed_ms, \
      (extract(epoch FROM k.expires - clock_timestamp()) * 1000)::bigint AS left_ms, \
      k.expires <= clock_timestamp() AS expired";
@@ -79,24 +79,25 @@ const IS: &str = "k.place = $1 AND k.client = $2 AND k.key = $3";
 /// When a retention that begins now is over.
 const LATER: &str = "clock_timestamp() + $6::bigint * interval '1 millisecond'";
 
-/// `$4` fingerprint, `$5` owner, `$6` retention. A row that is there is not even locked, so a duplicate writes nothing.
+/// `$4` fingerprint, `$5` owner, `$6` retention, `$7` lease. A row that is there is not even locked, so a duplicate writes nothing.
 const INSERT: &str = "
 INSERT INTO {schema}.keys AS k
-    (place, client, key, fingerprint, token, owner, phase, head, body, chunks, retention_ms, changed, expires)
-SELECT $1, $2, $3, $4, 1, $5, '{begun}', nothing, nothing, length(nothing), $6, clock_timestamp(), {later}
+    (place, client, key, fingerprint, token, owner, phase, head, body, chunks, retention_ms, lease_ms, changed,
+     expires)
+SELECT $1, $2, $3, $4, 1, $5, '{begun}', nothing, nothing, length(nothing), $6, $7, clock_timestamp(), {later}
 FROM (SELECT CASE WHEN '{begun}' = 'done' THEN ''::bytea END AS nothing) n
 ON CONFLICT (place, client, key) DO NOTHING
 RETURNING k.token";
 
-/// As above, and `$7` the token that it was seen under. Nobody takes over from itself: it would fence its own attempt whose answer
+/// As above, and `$8` the token that it was seen under. Nobody takes over from itself: it would fence its own attempt whose answer
 /// was lost.
 const BEGIN: &str = "
 WITH new AS (
     UPDATE {schema}.keys k
     SET fingerprint = $4, token = k.token + 1, owner = $5, phase = '{begun}', head = nothing, body = nothing,
-        chunks = length(nothing), retention_ms = $6, changed = clock_timestamp(), expires = {later}
+        chunks = length(nothing), retention_ms = $6, lease_ms = $7, changed = clock_timestamp(), expires = {later}
     FROM (SELECT CASE WHEN '{begun}' = 'done' THEN ''::bytea END AS nothing) n
-    WHERE {is} AND k.token = $7 AND k.phase IN ({phases}) AND k.expires > clock_timestamp()
+    WHERE {is} AND k.token = $8 AND k.phase IN ({phases}) AND k.expires > clock_timestamp()
         AND NOT (k.phase = 'running' AND k.owner IS NOT DISTINCT FROM $5)
     RETURNING k.id, k.token
 ), gone AS (

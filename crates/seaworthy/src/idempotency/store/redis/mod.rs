@@ -136,10 +136,11 @@ impl Redis {
         from: Option<Token>,
     ) -> Result<Reserved, StoreError> {
         let names = self.names(id);
-        let (owner, retention) = (owner(claim.owner), millis(claim.retention));
+        let (owner, retention, lease) =
+            (owner(claim.owner), millis(claim.retention), claim.lease_ms().to_string());
         let mut args =
             vec![id.place.as_bytes(), id.client.as_bytes(), id.key.as_bytes(), &claim.fingerprint.0];
-        args.extend([owner.as_bytes(), retention.as_bytes()]);
+        args.extend([owner.as_bytes(), retention.as_bytes(), lease.as_bytes()]);
         let from = from.map(|token| token.to_string());
         args.extend(from.iter().map(String::as_bytes));
         let read = Read::new(&names.record);

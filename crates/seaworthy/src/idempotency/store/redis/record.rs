@@ -79,9 +79,22 @@ impl<'a> Read<'a> {
 
     /// What `found` of `common.lua` gives.
     pub(super) fn record(self, value: Value) -> Result<(Id, Record), StoreError> {
-        let values = <[Value; 12]>::try_from(self.array(value)?).map_err(|_| self.bad("record"))?;
-        let [place, client, key, fingerprint, token, phase, changed, head, body, chunks, retention, left] =
-            values;
+        let values = <[Value; 13]>::try_from(self.array(value)?).map_err(|_| self.bad("record"))?;
+        let [
+            place,
+            client,
+            key,
+            fingerprint,
+            token,
+            phase,
+            changed,
+            head,
+            body,
+            chunks,
+            retention,
+            lease,
+            left,
+        ] = values;
         let id = Id {
             place: self.text(place, "place")?.into(),
             client: self.text(client, "client")?.into(),
@@ -105,6 +118,7 @@ impl<'a> Read<'a> {
         };
         let record = Record {
             standing: Standing { fingerprint: Fingerprint(fingerprint), token: self.token(token)?, phase },
+            lease: Duration::from_millis(self.number(lease, "lease")?),
             orphaned: false,
             changed: Duration::from_millis(self.number(changed, "time")?),
             // Negative if it lasts for ever, which somebody else must have said.

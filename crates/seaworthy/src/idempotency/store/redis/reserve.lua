@@ -1,4 +1,4 @@
--- ARGV: place, client, key, fingerprint, owner, retention.
+-- ARGV: place, client, key, fingerprint, owner, retention, lease.
 local fields = redis.call('HMGET', key, 'phase', 'owner', 'token')
 local phase, owner, token = fields[1], fields[2], fields[3]
 if phase == 'running' and owner == ARGV[5] then
