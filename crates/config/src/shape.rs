@@ -21,7 +21,9 @@ use crate::nearest::nearest;
 use crate::units::{self, UnitError};
 use crate::value::Value;
 
-pub(crate) use idempotency::{KEY_FIELD, OrUnsaid, POSTGRES_URL, RequiredOf, SCHEMA, Waiting};
+pub(crate) use idempotency::{
+    IDEMPOTENCY_KEY_REMEDY, KEY_FIELD, OrUnsaid, POSTGRES_URL, RequiredOf, SCHEMA, Waiting,
+};
 pub(crate) use overload::{FIELD_NAME, FILE, FlagDefaults, KEY_PREFIX, MEMBER, REDIS_URL};
 pub(crate) use topology::{
     AUTHORITY, Command, DATA, Environment, FOLDER, HASH_ON, NumberWithin, OrEmpty, PATTERN, PLACE,

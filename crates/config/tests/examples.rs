@@ -73,7 +73,7 @@ fn mistakes_about_overload_are_found_at_once() {
 #[test]
 fn mistakes_about_keys_are_found_at_once() {
     let mistakes = example("idempotency-mistakes.toml").unwrap_err();
-    assert_eq!((mistakes.errors.len(), mistakes.warnings.len()), (16, 0));
+    assert_eq!((mistakes.errors.len(), mistakes.warnings.len()), (18, 0));
     insta::assert_snapshot!(mistakes);
 }
 

@@ -1,13 +1,17 @@
 //! What is carried out once, and where that is kept.
 
+mod headers;
+
 use std::ops::Range;
 use std::time::Duration;
 
+use seaworthy_core::idempotency::OnUnknown;
 use toml::de::DeTable;
 
 use super::overload::{Here, Top};
 use super::{Draft, RouteDraft};
-use crate::idempotency::{KeyStore, KeyStoreKind, RouteIdempotency, StoreWord};
+use crate::degrade::Kind;
+use crate::idempotency::{Busy, KeyStore, KeyStoreKind, RouteIdempotency, StoreWord};
 use crate::reader::{Marks, Reader};
 use crate::settings::{Policies, Proxy, Repeatable, Routing, Storing};
 use crate::sources::HashOn;
@@ -93,7 +97,8 @@ pub(super) fn route(
     }
     times(&mut scope, &routing.keying.rest, policies, ground.storing.timeout);
     methods(&mut scope, routing);
-    headers(&mut scope, &routing.keying.rest);
+    headers::check(&mut scope, &routing.keying.rest);
+    at_odds(&mut scope, routing, policies);
     if routing.repeatable == Repeatable::Always {
         let message = "route.repeatable is \"always\", and route.idempotency is set";
         let remedy = "what may be sent twice needs no key; remove one of them";
@@ -188,53 +193,34 @@ fn methods(scope: &mut Here<'_, '_>, routing: &Routing) {
     }
 }
 
-/// Headers must be the request's or the answer's own, and not those of a connection.
-fn headers(scope: &mut Here<'_, '_>, keys: &RouteIdempotency) {
-    let lists = [
-        ("header", std::slice::from_ref(&keys.header)),
-        ("fingerprint_headers", &keys.fingerprint_headers),
-        ("replay_headers", &keys.replay_headers),
-    ];
-    for (setting, names) in lists {
-        let path = join("idempotency", setting);
-        let verb = if setting == "header" { "is" } else { "holds" };
-        for name in names {
-            if let Some((why, remedy)) = unfit(setting, name, keys) {
-                let message = format!("route.{path} {verb} {name:?}, {why}");
-                scope.fault(&[&path], &message, remedy);
-            }
-        }
+/// What can be run, and probably does not do what its writer expects.
+fn at_odds(scope: &mut Here<'_, '_>, routing: &Routing, policies: &Policies) {
+    let keys = &routing.keying.rest;
+    if let (Busy::Wait(wait), Some(deadline)) = (keys.busy, policies.call.deadline)
+        && wait > deadline
+        && let Some(mark) = scope.marks.own("idempotency.busy")
+    {
+        let (wait, deadline) = (show_duration(wait), show_duration(deadline));
+        let message = format!("route.idempotency.busy is {wait}, longer than the deadline ({deadline})");
+        let remedy = "the deadline ends the wait first; shorten the wait or lengthen the deadline";
+        scope.reader.warn(&mark.span, message, remedy);
     }
-    let changing = |name: &&String| CHANGING.contains(&name.as_str());
-    if let Some(mark) = scope.marks.own("idempotency.fingerprint_headers") {
-        for name in keys.fingerprint_headers.iter().filter(changing) {
-            let message = format!("route.idempotency.fingerprint_headers holds {name:?}");
-            let remedy = "it tends to be another with each repetition, and then every one is refused with 422; leave it out";
-            scope.reader.warn(&mark.span, message, remedy);
-        }
+    if keys.unknown == OnUnknown::Retry
+        && routing.repeatable == Repeatable::Never
+        && let Some(mark) = scope.marks.own("idempotency.unknown")
+    {
+        let message = "route.idempotency.unknown is \"retry\", and route.repeatable is \"never\"".to_owned();
+        let remedy = "the proxy repeats nothing by itself, and what a client repeats is sent again all the same: write unknown = \"refuse\" \
+                      if nothing may be sent twice, or remove repeatable";
+        scope.reader.warn(&mark.span, message, remedy);
     }
-}
-
-/// Why a header can't be there, and what to do instead.
-fn unfit(setting: &str, name: &str, keys: &RouteIdempotency) -> Option<(&'static str, &'static str)> {
-    if CONNECTION.contains(&name) {
-        return Some((
-            "which is about how a message travels and not about what it says",
-            "name a header that the proxy passes on",
-        ));
-    }
-    match setting {
-        "fingerprint_headers" if *name == keys.header => {
-            Some(("which carries the key", "it is the same already; leave it out"))
-        }
-        "replay_headers" if name == "set-cookie" => Some((
-            "and a kept cookie would hand a session to whoever repeats the request",
-            "leave it out; a client whose first answer was lost has to sign in again",
-        )),
-        "replay_headers" if name == "idempotent-replayed" => {
-            Some(("which the proxy writes itself", "leave it out"))
-        }
-        _ => None,
+    if routing.degrade.contains(&Kind::Upstream)
+        && let Some(mark) = scope.marks.own("substitute")
+    {
+        let message = "route.substitute is set, and so is route.idempotency".to_owned();
+        let remedy = "a request with a key is never sent to another upstream, as its own may have carried it out; only the route's \
+                      other requests are";
+        scope.reader.warn(&mark.span, message, remedy);
     }
 }
 
@@ -246,6 +232,21 @@ fn identity(scope: &mut Here<'_, '_>, routing: &Routing, header: &Range<usize>) 
                       write client_key = \"header:NAME\" of what tells clients apart, or \"source\" to consent";
         let span = scope.span(&["idempotency"]);
         scope.reader.warn(&span, message, remedy);
+    }
+    match &routing.client_key {
+        HashOn::None => {
+            let message = "route.client_key is \"none\", and route.idempotency is set".to_owned();
+            let remedy = "all clients share their keys, and two that draw the same, or one that guesses another's, get one answer: \
+                          write client_key = \"header:NAME\" of what tells clients apart";
+            let span = scope.span(&["client_key"]);
+            scope.reader.warn(&span, message, remedy);
+        }
+        HashOn::Header(name) if *name == routing.keying.rest.header => {
+            let message = format!("route.idempotency.header is {name:?}, which is the route's client_key");
+            let remedy = "each key would be a client of its own; what tells clients apart is the same in all requests of one";
+            scope.fault(&["idempotency.header", "client_key"], &message, remedy);
+        }
+        _ => {}
     }
     if routing.name.len() > MOST_PLACE_BYTES {
         let message = "route.name is longer than 255 bytes, and route.idempotency is set".to_owned();
@@ -301,21 +302,5 @@ const OWN_SETTINGS: [(&str, StoreWord); 6] = [
 const MARGIN: Duration = Duration::from_secs(1);
 /// RFC 9110, section 9.2.1.
 const SAFE: [&str; 4] = ["GET", "HEAD", "OPTIONS", "TRACE"];
-/// RFC 9110, section 7.6.1, and what frames or addresses a message.
-const CONNECTION: [&str; 11] = [
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-/// What names one sending of a request, and not the request.
-const CHANGING: [&str; 5] = ["date", "traceparent", "tracestate", "x-correlation-id", "x-request-id"];
 /// What a record has room for.
 const MOST_PLACE_BYTES: usize = 255;

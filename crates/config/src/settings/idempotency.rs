@@ -121,13 +121,13 @@ pub(super) static ROUTE_IDEMPOTENCY: Table<Routing> = Table {
             "The methods with which a key is honoured. Those that change nothing (GET, HEAD, OPTIONS, TRACE) need none.";
         required: RequiredOf(ListOf(METHOD)) => keying.required,
             "Whether a request without a key is refused with 400: with all of `methods`, with none, or with those listed.";
-        header: KEY_FIELD => keying.rest.header, "The header that carries the key.";
+        header: KEY_FIELD => keying.rest.header, "The header that carries the key: one that says nothing else, and that the proxy doesn't write.";
         fingerprint_headers: OrEmpty("none", ListOf(FIELD_NAME)) => keying.rest.fingerprint_headers,
             "Headers that have to be the same when a request is repeated, besides method, host, path, query and body. Another request with the same key is refused with 422.";
         keep: KEEP => keying.rest.keep,
             "Which answers are kept: 2xx, 3xx and 4xx but for 401, 407, 408, 409, 421, 423, 425 and 429 (`definite`), all but 5xx (`no-server-errors`), or all (`all`). Any other says that nothing has happened, and sets its key free: whoever can't promise that of errors writes `all`.";
         replay_headers: OrEmpty("none", ListOf(FIELD_NAME)) => keying.rest.replay_headers,
-            "The headers of an answer that are kept and replayed. `Set-Cookie` can't be: it would hand a session to whoever repeats the request.";
+            "The headers of an answer that are kept and replayed. `Set-Cookie` can't be: it would hand a session to whoever repeats the request. Nor can what the proxy writes itself.";
         lease: LEASE => keying.rest.lease,
             "How long an operation may run before whoever carries it out is taken for dead. Longer than the route's deadline, by a second and by the store's `timeout` at least.";
         retention: RETENTION => keying.rest.retention,
@@ -135,7 +135,7 @@ pub(super) static ROUTE_IDEMPOTENCY: Table<Routing> = Table {
         unknown: UNKNOWN => keying.rest.unknown,
             "What becomes of an operation that was begun and of which nobody knows how it ended: repetitions get 409 until an operator releases it (`refuse`), or it is sent again under the same key and a higher fencing token (`retry`). The proxy's own retries and hedges follow it: without `retry` only what was certainly not sent is sent again. `retry` is right only where the upstream knows keys or tokens itself.";
         busy: BUSY => keying.rest.busy,
-            "What a request gets while another with its key runs: 409 with `Retry-After` (`refuse`), or the other's answer, if that comes within this time.";
+            "What a request gets while another with its key runs: 409 with `Retry-After` (`refuse`), or the other's answer, if that comes within this time, and within the route's deadline.";
         answer_bytes: BODY => keying.rest.answer_bytes,
             "The longest body of an answer that is kept. Of a longer one only the head is: repetitions get 409 with its status, and nothing is carried out again.";
         request_bytes: BODY => keying.rest.request_bytes,

@@ -17,8 +17,8 @@ pub(crate) const POSTGRES_URL: Parsed<PostgresUrl> = Parsed {
 /// The name of the header field that carries a key, in lower case.
 pub(crate) const KEY_FIELD: Parsed<String> = Parsed {
     noun: "header name",
-    remedy: KEY_FIELD_REMEDY,
-    parse: |text| (FIELD_NAME.parse)(text).map_err(|(problem, _)| (problem, KEY_FIELD_REMEDY)),
+    remedy: IDEMPOTENCY_KEY_REMEDY,
+    parse: |text| (FIELD_NAME.parse)(text).map_err(|(problem, _)| (problem, IDEMPOTENCY_KEY_REMEDY)),
     show: Clone::clone,
 };
 /// The schema of a database: a name that needs no quotes, of PostgreSQL's 63 bytes at most.
@@ -130,6 +130,7 @@ impl Shape for Waiting {
     }
 }
 
-const KEY_FIELD_REMEDY: &str = "write one such as \"idempotency-key\"";
+/// What to write in place of a header that can't carry a key.
+pub(crate) const IDEMPOTENCY_KEY_REMEDY: &str = "write one such as \"idempotency-key\"";
 const SCHEMA_REMEDY: &str =
     "write small letters, digits and _, at most 63 of them and no digit first, such as \"seaworthy\"";
