@@ -75,6 +75,8 @@ pub enum What {
     CallerGone,
     /// The fallback answers.
     FellBack,
+    /// The kept result of an earlier call with the same idempotency key answers.
+    Replayed,
 }
 
 impl Why {
@@ -173,6 +175,7 @@ impl fmt::Display for What {
             Self::DeadlinePassed => f.write_str("the deadline passed"),
             Self::CallerGone => f.write_str("the caller went away"),
             Self::FellBack => f.write_str("the fallback answered"),
+            Self::Replayed => f.write_str("the kept result of its idempotency key answered"),
         }
     }
 }

@@ -88,6 +88,7 @@ impl<'a> Problem<'a> {
         let code = match self.status {
             StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => "4",
             StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => "8",
+            StatusCode::BAD_REQUEST => "3",
             StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => "12",
             status if status.is_client_error() => "13",
             _ => "14",

@@ -44,11 +44,12 @@ pub(crate) async fn serve(
         Err(response) => return Ok(*response),
     };
     let home = &arrived.affair.ledger.client.home;
-    let keys = home.site.routes[arrived.affair.way.route].keys.as_ref();
-    match keys.map_or(Wish::Nothing, |keys| keys.wish(&mut arrived.asked)) {
-        Wish::Nothing => {}
-        Wish::Once(key) => return Ok(Box::pin(arrived.once(key)).await),
-        Wish::Wrong(problem) => return Ok(arrived.affair.refuse(&problem)),
+    if let Some(keys) = home.site.routes[arrived.affair.way.route].keys.clone() {
+        match keys.wish(&mut arrived.asked) {
+            Wish::Nothing => {}
+            Wish::Once(key) => return Ok(Box::pin(arrived.once(keys, key)).await),
+            Wish::Wrong(problem) => return Ok(arrived.affair.refuse(&problem)),
+        }
     }
     if arrived.affair.kept.is_some() {
         return Ok(Box::pin(arrived.kept_or_asked()).await);
@@ -65,6 +66,8 @@ pub(crate) struct Affair {
     pub deadline: Option<Instant>,
     /// How long the caller waits, if it said so.
     pub patience: Option<Duration>,
+    /// Whether it is carried out under an idempotency key: then no other upstream, which knows nothing of it, is asked instead.
+    pub once: bool,
     /// What it asks a flag service, if it does.
     question: Option<Question>,
     /// The answers that its route keeps, if it keeps any.
@@ -86,6 +89,7 @@ pub(crate) struct Arrived {
 pub(crate) struct Running {
     pub affair: Affair,
     pub driver: Driver,
+    repeat: Repeat,
 }
 
 /// Reads the request and finds where it goes, or answers it at once.
@@ -131,6 +135,7 @@ fn begin(client: Rc<Client>, request: Request<Incoming>) -> Result<Arrived, Box<
         asking,
         deadline,
         patience: asked.patience,
+        once: false,
         question: question(home, way, &asked),
         kept: Kept::of(home, route, &asked).map(Box::new),
         manner: Manner::of(&asked),
@@ -226,7 +231,8 @@ impl Arrived {
         // What nobody has begun to read can be sent to another upstream.
         let tape = tape(&home, body, home.site.config.limits.body_replay_bytes as usize);
         let outgoing = Outgoing::new(&home, affair.way.upstream, asked, affair.asking.criticality);
-        Box::pin(Instead { affair, outgoing, tape, ending }.answer()).await
+        let elsewhere = !affair.once;
+        Box::pin(Instead { affair, outgoing, tape, elsewhere, ending }.answer()).await
     }
 
     /// Starts the call.
@@ -234,6 +240,10 @@ impl Arrived {
         let Self { affair, mut asked, body } = self;
         let home = &affair.ledger.client.home;
         let mut repeat = repeat(home, affair.way.route, &asked);
+        if repeat == Repeat::Keyed && home.site.routes[affair.way.route].keys.is_some() {
+            // A key that this route does not honour is no promise of its upstream's either.
+            repeat = Repeat::Never;
+        }
         if affair.question.is_some() {
             // Its answer is read here; and evaluating a flag changes nothing.
             asked.headers.remove(header::ACCEPT_ENCODING);
@@ -263,7 +273,7 @@ impl Running {
         let wish = choice::Wish::new(key, repeat != Repeat::Never, affair.asking.criticality);
         let outgoing = Outgoing::new(home, upstream, asked, affair.asking.criticality);
         let driver = Driver::new(home.clone(), upstream, call, outgoing, tape, wish);
-        Self { affair, driver }
+        Self { affair, driver, repeat }
     }
 }
 
@@ -304,7 +314,7 @@ pub(crate) fn tape(home: &Rc<Worker>, body: Option<Incoming>, kept: usize) -> Op
 impl Running {
     /// The answer to the client.
     pub(crate) async fn finish(self, ending: Ending) -> Response<Download> {
-        let Self { mut affair, driver } = self;
+        let Self { mut affair, driver, repeat } = self;
         affair.ledger.attempts = driver.attempts();
         affair.why.extend(driver.why());
         if let Some(question) = affair.question.take() {
@@ -329,7 +339,8 @@ impl Running {
             Ending::Fallback => {
                 affair.ledger.outcome = driver.last;
                 let (outgoing, tape) = driver.spare();
-                Box::pin(Instead { affair, outgoing, tape, ending }.answer()).await
+                let elsewhere = !affair.once && (repeat == Repeat::Safe || driver.is_undone());
+                Box::pin(Instead { affair, outgoing, tape, elsewhere, ending }.answer()).await
             }
             other => affair.manner.conclude(affair.ledger, &other, affair.why),
         }

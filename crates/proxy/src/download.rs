@@ -85,6 +85,21 @@ impl Download {
         Self::Own(bytes)
     }
 
+    /// The books of its call, if it is an upstream's body: it is not read further.
+    pub(crate) fn into_ledger(self) -> Option<Box<Ledger>> {
+        match self {
+            Self::Stream(stream) => Some(stream.ledger),
+            Self::Own(_) | Self::Kept(_) => None,
+        }
+    }
+
+    /// The upstream's answer is the client's, if that was still to be decided.
+    pub(crate) fn let_go(&mut self) {
+        if let Self::Stream(stream) = self {
+            stream.ledger.let_go();
+        }
+    }
+
     /// Reads it to its end, for what reading it brings about.
     pub(crate) async fn drain(mut self) {
         while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {}

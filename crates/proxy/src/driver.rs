@@ -102,6 +102,11 @@ impl Driver {
         self.call.why().clone()
     }
 
+    /// Whether the upstream certainly did nothing with what it was asked for.
+    pub(crate) const fn is_undone(&self) -> bool {
+        !self.in_doubt && self.said.is_none()
+    }
+
     /// The request, for whoever answers it instead.
     pub(crate) fn spare(&self) -> (Outgoing, Option<Rc<Tape>>) {
         (self.outgoing.again(self.upstream, None), self.tape.clone())

@@ -34,6 +34,8 @@ pub(crate) struct Instead {
     /// What was asked for.
     pub outgoing: Outgoing,
     pub tape: Option<Rc<Tape>>,
+    /// Whether another upstream may be asked: none has done it already, or that does no harm.
+    pub elsewhere: bool,
     /// How it ends if there is nothing.
     pub ending: Ending,
 }
@@ -84,7 +86,7 @@ impl Instead {
     /// Another upstream's answer, if it has a good one.
     async fn substitute(&mut self, substitute: &Substitute) -> Option<Found> {
         // A body that is gone can't be sent to anybody else.
-        if self.tape.as_ref().is_some_and(|tape| !tape.can_restart()) {
+        if !self.elsewhere || self.tape.as_ref().is_some_and(|tape| !tape.can_restart()) {
             return None;
         }
         let Affair { ledger, way, asking, patience, why, .. } = &mut self.affair;

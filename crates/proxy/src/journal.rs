@@ -185,8 +185,13 @@ fn render(access: &Access, names: &Names) -> String {
         line.text("degraded", degraded.name());
     }
     if let Some(claim) = access.claim {
-        line.plain("replayed", claim.replayed);
-        line.plain("fencing_token", claim.token);
+        match claim {
+            Claimed::Now(token) | Claimed::Before(token) => {
+                line.plain("replayed", matches!(claim, Claimed::Before(_)));
+                line.plain("fencing_token", token);
+            }
+            Claimed::Unrecorded => line.plain("recorded", false),
+        }
     }
     line.number("attempts", f64::from(access.attempts));
     line.number("status", access.status.map_or(0.0, |s| f64::from(s.as_u16())));
@@ -290,7 +295,7 @@ mod tests {
             at: None,
             attempts: 0,
             degraded: None,
-            claim: Some(Claimed { token: Token(u64::MAX), replayed: true }),
+            claim: Some(Claimed::Before(Token(u64::MAX))),
             status: None,
             head: None,
             total: Duration::ZERO,
@@ -302,6 +307,8 @@ mod tests {
         let names = Names { routes: Vec::new(), upstreams: Vec::new(), format: Format::Json };
         let line = render(&access, &names);
         assert!(line.contains(r#""replayed":true,"fencing_token":18446744073709551615,"#), "{line}");
+        access.claim = Some(Claimed::Unrecorded);
+        assert!(render(&access, &names).contains(r#""recorded":false,"#));
         access.claim = None;
         assert!(!render(&access, &names).contains("replayed"));
     }

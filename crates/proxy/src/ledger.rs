@@ -151,6 +151,10 @@ pub(crate) struct Ledger {
     pub outcome: Outcome,
     /// How it ended, once it has.
     end: Option<End>,
+    /// Whether the end is not booked yet, as what the client gets is still to be decided.
+    held: bool,
+    /// The end that was held back.
+    deferred: Option<End>,
 }
 
 /// What the log says about a request, in memory of its own: what hyper has parsed are slices of the buffers that it reads
@@ -186,13 +190,15 @@ impl About {
     }
 }
 
-/// A reservation of an idempotency key, as the log tells it.
+/// What became of an idempotency key, as the log tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Claimed {
-    /// The fencing token that the upstream got.
-    pub token: Token,
-    /// Whether it was an earlier request that it got it with.
-    pub replayed: bool,
+pub(crate) enum Claimed {
+    /// It was carried out under this fencing token.
+    Now(Token),
+    /// An earlier request was, and this one got its answer.
+    Before(Token),
+    /// It was carried out, and nobody wrote it down: the store was down.
+    Unrecorded,
 }
 
 /// How a call ended.
@@ -236,7 +242,28 @@ impl Ledger {
             why: Why::new(),
             about: None,
             end: None,
+            held: false,
+            deferred: None,
         })
+    }
+
+    /// From now on an end is not booked before it is let go: the upstream's answer is not yet the client's.
+    pub(crate) fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// The upstream's answer is not the client's: another one will be booked.
+    pub(crate) fn retract(&mut self) {
+        self.held = false;
+        self.deferred = None;
+    }
+
+    /// The upstream's answer is the client's.
+    pub(crate) fn let_go(&mut self) {
+        self.held = false;
+        if let Some(end) = self.deferred.take() {
+            self.close(end);
+        }
     }
 
     /// Turns from an upstream that has no answer to another: gives the permits of the one back, and waits for the other's.
@@ -273,6 +300,10 @@ impl Ledger {
     /// Books the end of the call, once.
     fn close(&mut self, end: End) {
         if self.end.is_some() {
+            return;
+        }
+        if self.held && end != End::Gone {
+            self.deferred = Some(end);
             return;
         }
         self.end = Some(end);

@@ -71,7 +71,7 @@ pub(crate) struct RouteState {
     /// What it knows of flags, if its upstream is a flag service.
     pub flags: Option<FlagRoute>,
     /// What was asked for under idempotency keys, if it honours them.
-    pub keys: Option<RouteKeys>,
+    pub keys: Option<Arc<RouteKeys>>,
     /// The body of its own answer.
     pub words: Bytes,
     /// Since when its upstream has had no answer.
@@ -306,8 +306,9 @@ fn flags(config: &Config, route: &Route, journal: &Journal) -> Option<FlagRoute>
 }
 
 /// What the route keeps under idempotency keys, if it does.
-fn route_keys(config: &Config, route: &Route, store: Option<&KeyStore>) -> Option<RouteKeys> {
-    Some(RouteKeys::new(route.idempotency.as_ref()?, store?.shared(), config.idempotency.as_ref()?))
+fn route_keys(config: &Config, route: &Route, store: Option<&KeyStore>) -> Option<Arc<RouteKeys>> {
+    let (rules, kept_in) = (route.idempotency.as_ref()?, config.idempotency.as_ref()?);
+    Some(Arc::new(RouteKeys::new(rules, store?.shared(), kept_in)))
 }
 
 fn door(gate: Gate) -> Door {

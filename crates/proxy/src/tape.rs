@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use seaworthy_core::Instant;
@@ -34,6 +34,8 @@ pub(crate) struct Tape {
     overflowed: Cell<bool>,
     /// The client's side broke off or was not HTTP.
     broke: Cell<bool>,
+    /// Some attempt reads it, and counts its pieces.
+    played: Cell<bool>,
 }
 
 struct Reel {
@@ -60,6 +62,7 @@ impl Tape {
             too_long: Cell::new(false),
             overflowed: Cell::new(too_long),
             broke: Cell::new(false),
+            played: Cell::new(false),
         })
     }
 
@@ -85,7 +88,7 @@ impl Tape {
 
     /// All of it, read to its end; `None` if it broke off, stalled or is longer than what is kept.
     pub(crate) async fn whole(&self) -> Option<Bytes> {
-        self.fill().await;
+        self.fill(None).await;
         self.is_whole().then(|| self.reel.borrow().kept.concat().into())
     }
 
@@ -94,8 +97,8 @@ impl Tape {
         self.reel.borrow().kept.iter().for_each(|kept| piece(kept));
     }
 
-    /// Reads it to its end, if it can be kept.
-    pub(crate) async fn fill(&self) {
+    /// Reads it to its end, if it can be kept and that is before `deadline`.
+    pub(crate) async fn fill(&self, deadline: Option<Instant>) {
         poll_fn(|cx| {
             loop {
                 if self.is_spent() || self.is_broken() || self.reel.borrow().ended {
@@ -103,7 +106,7 @@ impl Tape {
                 }
                 if self.poll_live(cx).is_pending() {
                     let now = self.home.clock().now();
-                    let due = self.due(now);
+                    let due = self.due(now).min(deadline.unwrap_or(Instant::FAR));
                     self.home.clock().wake_by(due);
                     return if due <= now { Poll::Ready(()) } else { Poll::Pending };
                 }
@@ -163,6 +166,10 @@ impl Tape {
             reel.pieces += 1;
             reel.bytes = reel.bytes.saturating_add(data.len());
             // Tiny pieces cost more than their bytes, so their number is bounded as well.
+            if reel.kept.len() >= MOST_PIECES && !self.played.get() {
+                reel.kept = joined(std::mem::take(&mut reel.kept));
+                reel.pieces = reel.kept.len() + 1;
+            }
             if reel.bytes > self.most || reel.kept.len() >= MOST_PIECES {
                 self.overflowed.set(true);
             }
@@ -198,6 +205,7 @@ pub(crate) enum Upload {
 impl Upload {
     /// The whole of `tape`.
     pub(crate) fn of(tape: &Rc<Tape>) -> Self {
+        tape.played.set(true);
         Self::Play { tape: tape.clone(), at: 0, done: false }
     }
 }
@@ -293,5 +301,24 @@ impl std::error::Error for ClientBroke {
     }
 }
 
+/// The same bytes in fewer pieces.
+fn joined(pieces: Vec<Bytes>) -> Vec<Bytes> {
+    let (mut joined, mut tail) = (Vec::new(), BytesMut::new());
+    for piece in pieces {
+        if tail.is_empty() && piece.len() >= BLOCK {
+            joined.push(piece);
+            continue;
+        }
+        tail.extend_from_slice(&piece);
+        if tail.len() >= BLOCK {
+            joined.push(tail.split().freeze());
+        }
+    }
+    joined.extend((!tail.is_empty()).then(|| tail.freeze()));
+    joined
+}
+
+/// Pieces of this many bytes are long enough: each byte is copied a few times at most.
+const BLOCK: usize = 64 * 1024;
 /// Pieces kept at most, however small: 4096 are some 200 kB of bookkeeping.
 const MOST_PIECES: usize = 4096;
