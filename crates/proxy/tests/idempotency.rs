@@ -406,13 +406,21 @@ fn long_answers_are_replayed_from_pieces() {
 fn an_answer_that_is_too_long_is_passed_on_and_never_asked_for_again() {
     let long = "x".repeat(500_000);
     let says = long.clone();
-    let origin = origin(move |_, _| answer(201, "location: /orders/7\r\n", &says));
+    let headers =
+        "location: /orders/7\r\nlink: </a>\r\nlink: </b>\r\ncontent-encoding: br\r\netag: \"7\"\r\n";
+    let origin = origin(move |_, _| answer(201, headers, &says));
     let proxy = proxy(&origin, "answer_bytes = \"128KiB\"");
     assert_eq!(post(&proxy, "k", "a").text(), long);
     let again = post(&proxy, "k", "a");
     is_problem(&again, 409);
     assert!(again.text().contains("answered with 201"), "{}", again.text());
     assert_eq!(again.header("location"), Some("/orders/7"));
+    assert_eq!(again.head.matches("link: ").count(), 2, "{}", again.head);
+    assert_eq!(
+        (again.header("content-encoding"), again.header("etag")),
+        (None, None),
+        "of a body that is not there"
+    );
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
     assert_eq!(origin.asked(), 1);
 }

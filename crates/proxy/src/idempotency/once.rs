@@ -191,9 +191,11 @@ impl Once {
             manner.given(ledger, response, why)
         } else {
             let mut response = manner.refuse(ledger, &told(&Problem::not_kept(&head)), why);
-            // Where the result is says more than that it is somewhere.
-            for (name, value) in &head.headers {
-                response.headers_mut().entry(name).or_insert_with(|| value.clone());
+            // Where the result is says more than that it is somewhere; the rest described the body that is not there.
+            for name in [header::LOCATION, header::LINK] {
+                for value in head.headers.get_all(&name) {
+                    response.headers_mut().append(&name, value.clone());
+                }
             }
             response
         };
