@@ -6,7 +6,7 @@
 mod servers;
 mod stores;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -83,6 +83,130 @@ async fn a_server_that_hangs_is_down_within_the_timeout_and_used_again() {
     }
     server.go_on();
     until("it answers again", || async { store.find(&id("a")).await.is_ok() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_that_stall_take_no_more_connections_than_the_pool_has() {
+    let server = servers::Postgres::start();
+    let most = 4;
+    let options = Options { timeout: SHORT, pool: most, ..Options::default() };
+    let store = Postgres::new(&server.url(), options, Handle::current()).unwrap();
+    store.migrate().await.unwrap();
+    let counting = Counting::start(&server.url()).await;
+    let admin = connected(&server.url()).await;
+    admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    // From then on each step that writes is given up, and the server goes on with it. Each round is of new keys.
+    let mut rounds = 0;
+    until("all connections wait for the standby", || {
+        rounds += 1;
+        let (store, counting) = (&store, &counting);
+        async move {
+            give_up(store, &format!("round {rounds}")).await;
+            counting.stalled().await == most
+        }
+    })
+    .await;
+    for round in 0..5 {
+        for error in give_up(&store, &format!("stalled, round {round}")).await {
+            assert_down(error.expect("it was acknowledged, and the standby does not have it"));
+        }
+    }
+    assert_eq!(counting.stalled().await, most, "none of them was begun anew");
+    admin.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+    admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    until("it works again", || async { store.reserve(&id("after"), &claim(1)).await.is_ok() }).await;
+    let hold = begun(&store, &id("after"), &claim(1)).await;
+    settled(&store, &id("after"), hold, &answer("x")).await;
+    until("nothing stalls", || async { counting.stalled().await == 0 }).await;
+    assert_eq!(counting.greatest(), most, "of more connections than the pool has, some were left behind");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_gets_no_more_connections_than_the_pool_has() {
+    let server = servers::Postgres::start();
+    let most = 3;
+    let options = Options { timeout: SHORT, pool: most, ..Options::default() };
+    let store = Postgres::new(&server.url(), options, Handle::current()).unwrap();
+    server.hang();
+    for round in 0..4 {
+        for error in give_up(&store, &format!("round {round}")).await {
+            assert_down(error.expect("nobody answered"));
+        }
+        assert!((1..=most).contains(&sockets(&server.url())), "in round {round}");
+    }
+    server.go_on();
+    until("it works", || async { store.reserve(&id("after"), &claim(1)).await.is_ok() }).await;
+    assert!(sockets(&server.url()) <= most);
+}
+
+/// How many connections to a server are open here.
+fn sockets(url: &str) -> usize {
+    let port: u16 = url.rsplit(':').next().unwrap().split('/').next().unwrap().parse().unwrap();
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let to = format!("0100007F:{port:04X}");
+    // number, local, remote, state (01: established).
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    fields.filter(|fields| fields[2] == to && fields[3] == "01").count()
+}
+
+/// Twelve steps at once, and what became of those that were not taken.
+async fn give_up(store: &Postgres, round: &str) -> Vec<Option<StoreError>> {
+    let asked: Vec<_> = (0..12)
+        .map(|n| {
+            let (store, id) = (store.clone(), id(&format!("{round}, {n}")));
+            tokio::spawn(async move { store.reserve(&id, &claim(1)).await.err() })
+        })
+        .collect();
+    let mut ended = Vec::new();
+    for asked in asked {
+        ended.push(asked.await.unwrap());
+    }
+    ended
+}
+
+/// Looks all along how many connections of stores a server has.
+struct Counting {
+    client: Client,
+    greatest: Arc<AtomicUsize>,
+    looking: tokio::task::JoinHandle<()>,
+}
+
+impl Counting {
+    async fn start(url: &str) -> Self {
+        let (client, greatest) = (connected(url).await, Arc::new(AtomicUsize::new(0)));
+        let (looker, seen) = (connected(url).await, greatest.clone());
+        let looking = tokio::spawn(async move {
+            loop {
+                seen.fetch_max(Self::count(&looker, "true").await, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        Self { client, greatest, looking }
+    }
+
+    /// How many of them wait for a standby.
+    async fn stalled(&self) -> usize {
+        Self::count(&self.client, "wait_event = 'SyncRep'").await
+    }
+
+    fn greatest(&self) -> usize {
+        assert!(!self.looking.is_finished(), "nobody looked");
+        self.greatest.load(Ordering::SeqCst)
+    }
+
+    async fn count(client: &Client, which: &str) -> usize {
+        let count =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'seaworthy' AND {which}");
+        let row = client.query_one(&count, &[]).await.unwrap();
+        usize::try_from(row.get::<_, i64>(0)).unwrap()
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.looking.abort();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -613,7 +737,11 @@ fn store(url: &str, timeout: Duration) -> Postgres {
 
 /// A connection of the program's own.
 async fn client() -> Client {
-    let (client, connection) = tokio_postgres::connect(&server().url(), NoTls).await.unwrap();
+    connected(&server().url()).await
+}
+
+async fn connected(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(connection);
     client
 }

@@ -51,8 +51,9 @@ pub struct Postgres {
 pub struct Options {
     /// The schema that its tables stand in: 1 to 63 small letters, digits and `_`, no digit first. By default `seaworthy`.
     pub schema: String,
-    /// The most connections. Steps that find all of them in use wait, for as long as a step may take. By default 8: a server
-    /// does about as many things at once as it has cores and disks, and more clients than that only wait there.
+    /// The most connections. Steps that find all of them in use wait, for as long as a step may take. One whose step was given
+    /// up is in use until the server has answered that step. By default 8: a server does about as many things at once as it has
+    /// cores and disks, and more clients than that only wait there.
     pub pool: usize,
     /// How long a step takes at most, waiting for a connection included; then it is [`StoreError::Down`]. By default 1 s: a
     /// hundred times what a slow disk's flush takes, and still bearable for a caller.
@@ -92,8 +93,14 @@ impl Postgres {
         if options.pool == 0 {
             return Err(BadPostgres("a pool has at least one connection".into()));
         }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(GONE_AFTER);
+        }
+        if config.get_keepalives_idle() == Config::new().get_keepalives_idle() {
+            config.keepalives_idle(GONE_AFTER / 2);
+        }
         check(&options.schema)?;
-        let connector = Connector::new(runtime.clone(), options.timeout);
+        let connector = Connector::new(runtime.clone(), options.timeout, options.pool);
         let manager = Manager::from_connect(config, connector, ManagerConfig::default());
         let pool = Pool::builder(manager).max_size(options.pool).build();
         let pool = pool.map_err(|error| BadPostgres(error.to_string()))?;
@@ -418,5 +425,8 @@ const BAD_URL: &str = "a PostgreSQL is `postgresql://[user[:password]@]host[:por
 const AGES: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// A record that changes so often within one step is changed by something gone wrong.
 const TURNS: u32 = 16;
+/// A server whose machine does not answer for so long is gone, and its connections are given up: the system's own limits are
+/// a quarter of an hour, and two hours. One that is only slow answers such questions at once, whatever its sessions wait for.
+const GONE_AFTER: Duration = Duration::from_secs(20);
 /// Of records in a page, whose results come along: some megabytes at the most as a rule.
 const MOST_AT_ONCE: usize = 1000;

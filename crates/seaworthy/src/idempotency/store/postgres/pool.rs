@@ -1,4 +1,9 @@
 //! Connections, and one statement over one of them.
+//!
+//! A step that takes too long is given up by its caller, but not by the server: no setting ends a `COMMIT` that waits for a
+//! standby or a disk. So a connection keeps its place in the pool until what was begun over it has ended, and whoever finds none
+//! free is told that the store is down. If the place were free at once, each time-out would leave a session behind on the server,
+//! until it takes no more.
 
 use std::error::Error as _;
 use std::fmt;
@@ -8,7 +13,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Connect, Object, Pool};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
@@ -81,7 +86,7 @@ impl Connections {
         }
     }
 
-    async fn lease(&self) -> Result<Lease, StoreError> {
+    async fn lease(&self) -> Result<Lease<'_>, StoreError> {
         let (pool, patience) = (self.pool.clone(), self.timeout);
         let get = async move { timeout(patience, pool.get()).await };
         let got = match self.begin {
@@ -90,7 +95,7 @@ impl Connections {
             Some(_) => self.runtime.spawn(get).await.map_err(|_| homeless())?,
         };
         match got {
-            Ok(Ok(object)) => Ok(Lease(Some(object))),
+            Ok(Ok(object)) => Ok(Lease { held: Held(Some(object)), runtime: &self.runtime }),
             Ok(Err(error)) => Err(match error.source().and_then(|source| source.downcast_ref()) {
                 Some(error) => fault(error),
                 None => StoreError::Down(error.to_string()),
@@ -161,27 +166,23 @@ impl fmt::Debug for Connections {
     }
 }
 
-/// A connection of the pool. Unless it is given back it is closed: what was begun over it and given up in the middle (by a
-/// timeout, or as nobody waits any more) shall not stand in the way of who gets it next.
-struct Lease(Option<Object>);
+/// A connection of the pool, for one exchange. If that is given up in the middle (by a timeout, or as nobody waits any more), it
+/// goes on without its caller, and the connection is given back when it has ended.
+struct Lease<'c> {
+    held: Held,
+    runtime: &'c Handle,
+}
 
-impl Lease {
-    fn object(&mut self) -> &mut Object {
-        match &mut self.0 {
-            Some(object) => object,
-            None => unreachable!("it is there until it is given back, which consumes this"),
-        }
-    }
-
+impl Lease<'_> {
     fn give_back(mut self) {
-        drop(self.0.take());
+        self.held.give_back();
     }
 
     /// One statement in a transaction of its own, in one round trip: what follows is sent before what precedes is answered. If
     /// the statement fails, its `COMMIT` rolls back. A statement alone is its own transaction, and its rows come to an end once
     /// that is committed.
     async fn rows(&mut self, begin: Option<&str>, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
-        let client = self.object();
+        let client = self.held.object();
         let statement = client.prepare_cached(sql).await?;
         let Some(begin) = begin else { return client.query(&statement, params).await };
         let (begun, rows, committed) = tokio::join!(
@@ -198,7 +199,7 @@ impl Lease {
 
     /// Makes what is missing. Several processes may start at once: the first makes it, the others wait and find it made.
     async fn migrate(&mut self, schema: &str, sql: &Sql) -> Result<(), StoreError> {
-        let client = self.object();
+        let client = self.held.object();
         let quoted = format!("\"{schema}\"");
         let table = format!("{quoted}.migrations");
         let row = client.query_one("SELECT to_regclass($1::text) IS NOT NULL", &[&table]).await;
@@ -231,10 +232,43 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if let Some(object) = self.held.0.take() {
+            let held = Held(Some(object));
+            self.runtime.spawn(held.until_it_is_idle());
+        }
+    }
+}
+
+/// What takes a place in the pool. Unless it is given back, the connection is closed, and its place is free.
+struct Held(Option<Object>);
+
+impl Held {
+    fn object(&mut self) -> &mut Object {
+        match &mut self.0 {
+            Some(object) => object,
+            None => unreachable!("it is there until it is given back"),
+        }
+    }
+
+    fn give_back(&mut self) {
+        drop(self.0.take());
+    }
+
+    /// Gives it back once everything that was asked over it was answered. Nothing is cancelled: a commit that waits for a standby
+    /// would be seen by others at once, though the standby does not have it.
+    async fn until_it_is_idle(mut self) {
+        // Answers come in the order of the questions, so the one to this comes last.
+        if self.object().batch_execute("").await.is_ok() {
+            self.give_back();
+        }
+    }
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
         if let Some(object) = self.0.take() {
-            // Out of the pool, and closed: dropping it ends the task that serves it.
             drop(Object::take(object));
         }
     }
@@ -255,30 +289,42 @@ fn is_current(version: i32) -> Result<bool, StoreError> {
 pub(super) struct Connector {
     runtime: Handle,
     prepare: Arc<str>,
+    /// One for each connection of the pool, held from the attempt to make it until it is closed. The pool itself counts neither an
+    /// attempt that nobody waits for any more, nor a connection that is being closed.
+    places: Arc<Semaphore>,
 }
 
 impl Connector {
-    pub(super) fn new(runtime: Handle, timeout: Duration) -> Self {
+    pub(super) fn new(runtime: Handle, timeout: Duration, most: usize) -> Self {
         let prepare = format!(
             "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; \
              SET statement_timeout = {}; {DURABLE_SESSION}",
             limit(timeout)
         );
-        Self { runtime, prepare: prepare.into() }
+        Self { runtime, prepare: prepare.into(), places: Arc::new(Semaphore::new(most)) }
     }
 }
 
 impl Connect for Connector {
     fn connect(&self, config: &Config) -> Made<'_> {
         let (config, prepare) = (config.clone(), self.prepare.clone());
-        let connected = self.runtime.spawn(async move {
-            let (client, connection) = config.connect(NoTls).await?;
-            // Why a connection ended, the steps that were under way over it say.
-            let serving = tokio::spawn(async move { connection.await.unwrap_or_default() });
-            client.batch_execute(&prepare).await?;
-            Ok((client, serving))
-        });
         Box::pin(async move {
+            // It is closed by nobody.
+            let Ok(place) = self.places.clone().acquire_owned().await else {
+                return std::future::pending().await;
+            };
+            let connected = self.runtime.spawn(async move {
+                let (client, connection) = config.connect(NoTls).await?;
+                tokio::spawn(async move {
+                    // Why a connection ended, the steps that were under way over it say.
+                    connection.await.unwrap_or_default();
+                    drop(place);
+                });
+                client.batch_execute(&prepare).await?;
+                // Of what is given here the pool would break off the middle of an exchange, and the server go on with it. It ends by
+                // itself once its client is gone and everything was answered.
+                Ok((client, tokio::spawn(std::future::ready(()))))
+            });
             match connected.await {
                 Ok(connected) => connected,
                 // The runtime has ended. Who waits has a limit to its patience.
