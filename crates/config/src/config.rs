@@ -53,7 +53,8 @@ pub struct Config {
     pub zone: String,
     /// The region that the proxy itself is in; empty if unknown.
     pub region: String,
-    /// The folder for what must outlive the process, an absolute path, if there is one.
+    /// The folder for what must outlive the process, if there is one. Relative to the working folder; what the configuration wrote
+    /// relative to itself was made so.
     pub data: Option<PathBuf>,
     /// The programs to run and look after, in the order of the file, each name once.
     pub processes: Vec<Process>,

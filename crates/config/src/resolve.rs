@@ -518,8 +518,9 @@ fn is_there(path: &str, optional: &[&str], marks: &Marks) -> bool {
 /// Puts together what was found to be right. `None` only if a rule of a policy fails that the checks did not ask, which is then told
 /// without its place rather than not at all.
 fn config(reader: &mut Reader<'_>, draft: Draft, effective: Effective) -> Option<Config> {
-    let Draft { proxy, proxy_marks, clients, processes, upstreams, routes } = draft;
+    let Draft { mut proxy, proxy_marks, clients, processes, upstreams, routes } = draft;
     let file = reader.source.file();
+    proxy.data = proxy.data.map(|folder| topology::beside(&file, &folder));
     let processes: Vec<Process> =
         processes.into_iter().map(|draft| topology::built(&file, &proxy, draft)).collect();
     let idempotency = idempotency::built(&proxy, &proxy_marks, &routes);

@@ -401,7 +401,7 @@ pub(crate) static PROXY: Table<Proxy> = Table {
         zone: PLACE => zone, "The zone that the proxy runs in. Instances of the same zone are asked first.";
         region: PLACE => region,
             "The region that the proxy runs in. Instances of the same region are asked before those of others.";
-        data: Or("off", DATA) => data, "The folder for what must outlive the process, as an absolute path.";
+        data: Or("off", DATA) => data, "The folder for what must outlive the process, relative to that of this file. It is made at the first use if only it is missing.";
     }),
     tables: &[&LOG, &LIMITS, &LISTENER_LIMIT, &LISTENER_RATE, &REDIS, &PRESSURE, &STALE_STORE, &IDEMPOTENCY],
 };

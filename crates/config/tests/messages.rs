@@ -79,7 +79,7 @@ messages! {
     sources_listed_twice: "[upstream.a]\nendpoints = [\"dns://a:80\", { url = \"dns://A:80\", weight = 2 }, \"file:b.json\", \"file:b.json\"]\n";
     no_endpoints_in_the_list: "[upstream.a]\nendpoints = []\n";
     source_that_is_the_proxy_itself: "[upstream.a]\nendpoints = [\"http://b\", \"dns://localhost:8080\"]\n";
-    places_and_folders: "zone = \"eu/west\"\nregion = \"a b\"\ndata = \"seaworthy-data\"\n[upstream.a]\nendpoints = \"http://a\"\n";
+    places_and_folders: "zone = \"eu/west\"\nregion = \"a b\"\ndata = \"\"\n[upstream.a]\nendpoints = \"http://a\"\n";
     warns_of_a_weight_beside_those_of_records: "[upstream.a]\nendpoints = { url = \"srv://_http._tcp.a\", weight = 2 }\n";
     unknown_process: "[process.api]\ncommand = \"./api\"\n[upstream.a]\nendpoints = [\"process://apj\", \"process://worker\"]\n";
     warns_of_a_process_nobody_uses: "[process.api]\ncommand = \"./api\"\n[upstream.a]\nendpoints = \"http://a\"\n";

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use seaworthy_config::{CheckKind, Config, HashOn, Ready, Source, Where};
+use seaworthy_config::{CheckKind, Config, HashOn, KeyStoreKind, Ready, Source, Where};
 use seaworthy_core::balance::Algorithm;
 
 fn read(text: &str) -> Config {
@@ -176,4 +176,22 @@ fn a_regions_limit_is_in_force_with_the_limit() {
         );
         assert_eq!(read(&text).upstreams[0].region_limit, expected, "{mode}");
     }
+}
+
+/// Wherever the proxy is started, it is the same folder.
+#[test]
+fn the_folder_for_what_is_kept_is_beside_the_file() {
+    let folder = |file: &str, data: &str| {
+        let text = format!("data = {data:?}\nidempotency = {{}}\n[upstream.a]\nendpoints = \"http://a\"\n");
+        let config = Config::from_toml(file, &text).unwrap();
+        let kept_in = config.idempotency.map(|store| store.kind);
+        assert!(
+            matches!(kept_in, Some(KeyStoreKind::Embedded { folder, .. }) if Some(&folder) == config.data.as_ref())
+        );
+        config.data.unwrap()
+    };
+    assert_eq!(folder("/etc/seaworthy.toml", "kept"), Path::new("/etc/kept"));
+    assert_eq!(folder("etc/seaworthy.toml", "./kept"), Path::new("etc/./kept"));
+    assert_eq!(folder("seaworthy.toml", "kept"), Path::new("kept"));
+    assert_eq!(folder("/etc/seaworthy.toml", "/var/lib/kept"), Path::new("/var/lib/kept"));
 }

@@ -37,6 +37,7 @@ mod flagged;
 mod flags;
 mod fleet;
 mod flights;
+mod folder;
 mod full;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -16,6 +16,7 @@ use seaworthy_config::{Config, Degrade, Level, Route};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::folder;
 use crate::idempotency::{self, Clerk};
 use crate::journal::{Journal, Writer};
 use crate::keeper::{self, Order};
@@ -59,7 +60,8 @@ impl Proxy {
             .map(|redis| Store::new(redis.url.as_str(), redis.timeout, &redis.prefix, arbitrary_seed()));
         let redis = redis.transpose().map_err(Error::Redis)?;
         let words = words(&config)?;
-        let clerk = idempotency::open(&config, &journal)?;
+        folder::prepare(&config)?;
+        let clerk = idempotency::open(&config, &journal).map_err(|error| folder::to_blame(&config, error))?;
         let keys = clerk.as_ref().map(|clerk| clerk.store.clone());
         let site = Arc::new(Site::new(config, workers, redis, keys, words, journal, tell));
         let shim = Shim::ourselves(SHIM);
@@ -112,6 +114,13 @@ pub enum Error {
     },
     /// What was said of Redis can't be used.
     Redis(redis::RedisError),
+    /// Nothing can be kept in the folder for it.
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is in the way.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The store of idempotency keys can't be used.
     Keys(Box<dyn std::error::Error + Send + Sync>),
     /// A worker ended by a mistake of ours; what it said is on standard error.
@@ -128,6 +137,14 @@ impl fmt::Display for Error {
                 write!(f, "can't read {}, which a fallback is to answer with", path.display())
             }
             Self::Redis(_) => f.write_str("can't use the address of Redis"),
+            Self::Folder { path, .. } => {
+                let path = path.display();
+                write!(
+                    f,
+                    "can't keep idempotency keys in the folder {path}, which `data` names: make it, and let this user write there, \
+                     or name another"
+                )
+            }
             Self::Keys(_) => f.write_str("can't use the store of idempotency keys"),
             Self::Worker => f.write_str("a worker stopped by mistake"),
         }
@@ -142,7 +159,7 @@ impl std::error::Error for Error {
             | Self::Thread(source)
             | Self::Signals(source) => Some(source),
             Self::Redis(source) => Some(source),
-            Self::Keys(source) => Some(&**source),
+            Self::Folder { source, .. } | Self::Keys(source) => Some(&**source),
             Self::Worker => None,
         }
     }

@@ -18,18 +18,11 @@ pub(crate) const PLACE: Parsed<String> =
     Parsed { noun: "name", remedy: PLACE_REMEDY, parse: place, show: Clone::clone };
 /// A share of the traffic.
 pub(crate) const WEIGHT: Count<u32> = within(1, Labels::MOST_WEIGHT);
-/// A folder, as an absolute path.
+/// A folder for what the proxy keeps, as any path.
 pub(crate) const DATA: Parsed<PathBuf> = Parsed {
     noun: "path",
     remedy: DATA_REMEDY,
-    parse: |text| {
-        let path = folder(text)?;
-        if path.is_absolute() {
-            Ok(path)
-        } else {
-            Err((format!("is {text:?}, which is relative"), DATA_REMEDY))
-        }
-    },
+    parse: |text| folder(text).map_err(|(problem, _)| (problem, DATA_REMEDY)),
     show: |path| path.display().to_string(),
 };
 /// A folder, as any path.
@@ -464,7 +457,8 @@ const RESOLVER_REMEDY: &str = "write an IP address and a port, such as \"10.0.0.
 const LABELS: [&str; 4] = ["url", "zone", "region", "weight"];
 const PLACE_REMEDY: &str =
     "write a name such as \"eu-west-1a\": letters, digits, - and _, at most 64 of them";
-const DATA_REMEDY: &str = "write an absolute path such as \"/var/lib/seaworthy\", so that it is the same folder wherever it is started";
+const DATA_REMEDY: &str =
+    "write the path of a folder, such as \"/var/lib/seaworthy\", or \"seaworthy-data\" beside this file";
 const FOLDER_REMEDY: &str = "write the path of a folder, such as \"/srv/api\"";
 const REQUEST_PATH_REMEDY: &str = "write what the request asks for, such as \"/health\"";
 const AUTHORITY_REMEDY: &str = "write a host such as \"shop.example.com\", with a port if it needs one";
