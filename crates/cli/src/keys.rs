@@ -36,7 +36,7 @@ enum Command {
 /// List the keys
 ///
 /// One line for each: place/client/key, its phase, its token, its age, and the status that is kept. The client is a hash, as what
-/// tells clients apart may be a secret.
+/// tells clients apart may be a secret. An age is "about" so much where only clocks on the wall tell it.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -62,7 +62,7 @@ struct List {
 enum Phase {
     /// It is being carried out
     Running,
-    /// It was begun, and nobody knows how it ended
+    /// It was begun, and nobody knows how it ended; and what runs past its lease
     Unknown,
     /// Whoever asks next begins anew
     Free,
@@ -229,23 +229,28 @@ async fn get(to: &To, pool: &Pool, path: &str) -> Result<Value, Failure> {
 
 /// A key in one line.
 fn row(key: &Value) -> String {
-    let word = |name: &str| plain(key[name].as_str().unwrap_or("?"));
     let answer = key["answer"]["status"].as_u64().map(|status| format!("  {status}")).unwrap_or_default();
-    let age = ago(key["age_s"].as_u64().unwrap_or(0));
-    format!("{}  {}  token {}  {age}{answer}", word("id"), word("phase"), key["token"])
+    let past = if key["past_lease"] == true { ", past its lease" } else { "" };
+    let (id, phase) = (word(key, "id"), word(key, "phase"));
+    format!("{id}  {phase}{past}  token {}  {}{answer}", key["token"], age(key))
 }
 
 /// A key in some lines.
 fn whole(key: &Value) -> String {
-    let word = |name: &str| plain(key[name].as_str().unwrap_or("?"));
-    let age = ago(key["age_s"].as_u64().unwrap_or(0));
-    let orphaned = if key["orphaned"] == true { ", by nobody any more" } else { "" };
+    let and = if key["orphaned"] == true {
+        ", as whoever carried it out is gone"
+    } else if key["past_lease"] == true {
+        ", past its lease: whoever carries it out may be gone"
+    } else {
+        ""
+    };
     let mut text = format!(
-        "{}\n  phase       {}{orphaned}\n  token       {}\n  changed     {}, {age} ago",
-        word("id"),
-        word("phase"),
+        "{}\n  phase       {}{and}\n  token       {}\n  changed     {}, {} ago",
+        word(key, "id"),
+        word(key, "phase"),
         key["token"],
-        word("changed")
+        word(key, "changed"),
+        age(key)
     );
     if let Some(left) = key["remembered_s"].as_u64() {
         text.push_str(&format!("\n  remembered  for {}", ago(left)));
@@ -262,6 +267,16 @@ fn whole(key: &Value) -> String {
         text.push_str(&format!("\n    {}: {}", part(0), part(1)));
     }
     text
+}
+
+fn word(key: &Value, name: &str) -> String {
+    plain(key[name].as_str().unwrap_or("?"))
+}
+
+/// How old it is, by the store's own clock or about.
+fn age(key: &Value) -> String {
+    let about = if key["age_by"] == "store" { "" } else { "about " };
+    key["age_s"].as_u64().map_or_else(|| "?".to_owned(), |seconds| format!("{about}{}", ago(seconds)))
 }
 
 /// A length of time in its largest unit.
@@ -386,7 +401,18 @@ mod tests {
 
     #[test]
     fn what_others_wrote_does_not_move_the_cursor() {
-        let key = json!({ "id": "a\u{1b}[2J/b", "phase": "done", "token": 1, "age_s": 7300, "answer": { "status": 201 } });
+        let key = json!({ "id": "a\u{1b}[2J/b", "phase": "done", "token": 1, "age_s": 7300, "age_by": "store", "answer": { "status": 201 } });
         assert_eq!(row(&key), "a\u{fffd}[2J/b  done  token 1  2h  201");
+    }
+
+    #[test]
+    fn what_is_past_its_lease_and_what_is_not_sure_of_its_age_says_so() {
+        let key = json!({ "id": "a/b", "phase": "running", "token": 2, "past_lease": true, "age_s": 90, "age_by": "clocks" });
+        assert_eq!(row(&key), "a/b  running, past its lease  token 2  about 90s");
+        let text = whole(&key);
+        assert!(
+            text.contains("phase       running, past its lease: whoever") && text.contains("about 90s ago"),
+            "{text}"
+        );
     }
 }

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod common;
+#[path = "../../seaworthy/tests/servers/mod.rs"]
+mod servers;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -15,9 +17,10 @@ use std::time::Duration;
 
 use common::shop::{Process, eventually};
 use common::{file, seaworthy, stderr, stdout};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// An upstream that counts, and hangs up on the first request to `/lost`.
+/// An upstream that counts, hangs up on the first request to `/lost`, and never answers the first to `/stuck`.
 fn upstream() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, asked) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
@@ -30,6 +33,9 @@ fn upstream() -> (SocketAddr, Arc<AtomicUsize>) {
                     let n = count.fetch_add(1, Ordering::SeqCst) + 1;
                     if n == 1 && line.starts_with("POST /lost ") {
                         return;
+                    }
+                    if n == 1 && line.starts_with("POST /stuck ") {
+                        continue;
                     }
                     let head = "HTTP/1.1 201 Created\r\nlocation: /orders/7\r\ncontent-length";
                     // The proxy may have gone.
@@ -63,9 +69,9 @@ fn message(reader: &mut impl BufRead) -> Option<(String, String)> {
     Some((first?, String::from_utf8(body).unwrap()))
 }
 
-/// A proxy that keeps keys in its memory.
+/// A proxy that keeps keys, by default in its memory.
 struct Proxy {
-    _process: Process,
+    process: Process,
     _stdout: Box<dyn BufRead>,
     address: SocketAddr,
     admin: String,
@@ -74,13 +80,18 @@ struct Proxy {
 
 impl Proxy {
     fn start(name: &str, upstream: SocketAddr) -> Self {
+        Self::keeping(name, "[idempotency]\nstore = \"memory\"", upstream)
+    }
+
+    /// One whose keys are where `store` says.
+    fn keeping(name: &str, store: &str, upstream: SocketAddr) -> Self {
         let path = file(
             &format!("{name}.toml"),
             &format!(
-                "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[idempotency]\nstore = \"memory\"\n[upstream.app]\n\
-                 endpoints = \"http://{upstream}\"\nbreaker.mode = \"off\"\ndeadline = \"5s\"\n[[route]]\nname = \"/pay\"\n\
+                "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n{store}\n[upstream.app]\n\
+                 endpoints = \"http://{upstream}\"\nbreaker.mode = \"off\"\ndeadline = \"2s\"\n[[route]]\nname = \"/pay\"\n\
                  path = \"/pay\"\nupstream = \"app\"\n[route.idempotency]\n[[route]]\nname = \"rest\"\nupstream = \"app\"\n\
-                 [route.idempotency]\n"
+                 [route.idempotency]\nlease = \"4s\"\n"
             ),
         );
         let log = path.with_extension("log");
@@ -99,15 +110,30 @@ impl Proxy {
             }
         }
         let stdout = Box::new(stdout);
-        Self { _process: process, _stdout: stdout, address: address.unwrap(), admin: admin.unwrap(), log }
+        Self { process, _stdout: stdout, address: address.unwrap(), admin: admin.unwrap(), log }
     }
 
-    /// Status and body.
-    fn post(&self, path: &str, key: &str) -> (u16, String) {
+    /// Kills it while it waits for the upstream's answer to a request to `/stuck`.
+    fn kill_in_the_middle(mut self, key: &str, asked: &AtomicUsize) {
+        let client = self.send("/stuck", key);
+        eventually("the upstream has got it", || asked.load(Ordering::SeqCst) == 1);
+        self.process.signal(Signal::SIGKILL);
+        self.process.wait();
+        let nothing = message(&mut BufReader::new(client));
+        assert_eq!(nothing, None, "nobody was told anything");
+    }
+
+    fn send(&self, path: &str, key: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\nidempotency-key: {key}\r\ncontent-length: 1");
         stream.write_all(format!("{head}\r\n\r\na").as_bytes()).unwrap();
+        stream
+    }
+
+    /// Status and body.
+    fn post(&self, path: &str, key: &str) -> (u16, String) {
+        let stream = self.send(path, key);
         let (line, body) = message(&mut BufReader::new(stream)).unwrap();
         (line.split(' ').nth(1).unwrap().parse().unwrap(), body)
     }
@@ -164,6 +190,53 @@ fn a_lost_operation_is_found_released_and_carried_out_again() {
         let line = log.lines().find(|line| line.contains("\"key_released\""));
         line.is_some_and(|line| line.contains("\"warn\"") && line.contains("the bank has no trace of it"))
     });
+}
+
+#[test]
+fn what_a_kill_left_is_found_as_unknown_and_released() {
+    let (upstream, asked) = upstream();
+    let data = tempfile::tempdir().unwrap();
+    let store = format!("data = \"{}\"\n[idempotency]", data.path().display());
+    Proxy::keeping("keys-killed", &store, upstream).kill_in_the_middle("order-7", &asked);
+
+    let proxy = Proxy::keeping("keys-killed", &store, upstream);
+    let (status, text) = proxy.post("/stuck", "order-7");
+    assert!(status == 409 && text.contains("nobody knows"), "{status}: {text}");
+    let line = proxy.told(&["list", "--phase", "unknown"]);
+    assert!(line.contains("/order-7  unknown  token 1  "), "{line}");
+    assert_eq!(proxy.told(&["list", "--phase", "running"]), "");
+    let id = proxy.id();
+    let shown = proxy.told(&["show", &id]);
+    assert!(shown.contains("phase       unknown, as whoever carried it out is gone"), "{shown}");
+    let json = proxy.json(&["show", &id]);
+    assert_eq!(
+        (&json["orphaned"], &json["past_lease"], &json["age_by"]),
+        (&true.into(), &false.into(), &"store".into())
+    );
+
+    let told = proxy.told(&["release", &id, "--reason", "never charged"]);
+    assert!(told.trim_end().ends_with("released"), "{told}");
+    assert_eq!(proxy.post("/stuck", "order-7"), (201, "2".to_owned()));
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn what_a_kill_left_in_a_server_is_found_past_its_lease_and_released() {
+    let (upstream, asked) = upstream();
+    let redis = servers::Redis::durable();
+    let store = format!("[redis]\nurl = \"{}\"\n[idempotency]\nstore = \"redis\"", redis.url());
+    Proxy::keeping("keys-left", &store, upstream).kill_in_the_middle("order-7", &asked);
+
+    let proxy = Proxy::keeping("keys-left", &store, upstream);
+    eventually("its lease is over", || !proxy.told(&["list", "--phase", "unknown"]).is_empty());
+    let line = proxy.told(&["list", "--phase", "unknown"]);
+    assert!(line.contains("/order-7  running, past its lease  token 1  "), "{line}");
+    let id = proxy.id();
+    let shown = proxy.told(&["show", &id]);
+    assert!(shown.contains("phase       running, past its lease"), "{shown}");
+    proxy.told(&["release", &id, "--reason", "never charged"]);
+    assert_eq!(proxy.post("/stuck", "order-7"), (201, "2".to_owned()));
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
 #[test]

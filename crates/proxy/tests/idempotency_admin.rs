@@ -89,6 +89,10 @@ fn what_is_kept_is_listed_page_by_page_and_without_bodies() {
         );
         assert_eq!(row["answer"], json!({ "status": 201, "body_bytes": 3, "body_kept": true }));
         assert!(row["changed"].as_str().unwrap().ends_with('Z'));
+        // A day's retention less what is left of it.
+        let (age, left) = (row["age_s"].as_u64().unwrap(), row["remembered_s"].as_u64().unwrap());
+        assert!(row["age_by"] == "store" && [86_399, 86_400].contains(&(age + left)), "{row}");
+        assert_eq!((&row["orphaned"], &row["past_lease"]), (&json!(false), &json!(false)));
         assert!((1..=86_400).contains(&row["remembered_s"].as_u64().unwrap()), "{row}");
     }
 }

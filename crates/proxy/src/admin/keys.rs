@@ -195,10 +195,10 @@ pub(super) fn metrics(out: &mut String, site: &Site) -> fmt::Result {
             writeln!(out, "seaworthy_idempotency_total{{route=\"{name}\",result=\"{result}\"}} {count}")?;
         }
     }
-    let Some(store) = &site.keys else { return Ok(()) };
-    family(out, "idempotency_store_up", "gauge", "Whether the store of idempotency keys answers.")?;
-    writeln!(out, "seaworthy_idempotency_store_up {}", u8::from(store.is_up()))?;
-    store.file().map_or(Ok(()), |stats| file(out, stats))
+    match &site.keys {
+        Some(KeyStore::Embedded(store)) => file(out, store.stats()),
+        _ => Ok(()),
+    }
 }
 
 /// Of the embedded store's file.
@@ -330,7 +330,6 @@ mod tests {
     fn record(answer: Option<Answer>) -> Record {
         Record {
             standing: Standing { fingerprint: Fingerprint([7; 32]), token: Token(3), phase: Phase::Done },
-            lease: Duration::from_secs(60),
             lease: Duration::from_secs(60),
             orphaned: false,
             changed: Duration::from_millis(951_782_400_123),

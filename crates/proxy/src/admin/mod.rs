@@ -26,6 +26,7 @@ mod keys;
 mod metrics;
 mod overload;
 mod own;
+mod standing;
 mod state;
 mod steer;
 
