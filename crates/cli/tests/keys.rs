@@ -6,7 +6,7 @@ mod common;
 #[path = "../../seaworthy/tests/servers/mod.rs"]
 mod servers;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -160,6 +160,24 @@ impl Proxy {
         stderr(&output).to_owned()
     }
 
+    /// The value of a metric without labels, if there is one.
+    fn metric(&self, name: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(&self.admin).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        let (_, metrics) = message(&mut BufReader::new(stream)).unwrap();
+        let start = format!("{name} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
+    }
+
+    /// The events that concern the store: level and notice.
+    fn notices(&self) -> Vec<(String, String)> {
+        let log = fs::read_to_string(&self.log).unwrap();
+        let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let events = events.filter(|line| line["event"] == "idempotency");
+        let word = |value: &Value| value.as_str().unwrap().to_owned();
+        events.map(|event| (word(&event["level"]), word(&event["notice"]))).collect()
+    }
+
     /// The id of the only key.
     fn id(&self) -> String {
         let line = self.told(&["list"]);
@@ -237,6 +255,64 @@ fn what_a_kill_left_in_a_server_is_found_past_its_lease_and_released() {
     proxy.told(&["release", &id, "--reason", "never charged"]);
     assert_eq!(proxy.post("/stuck", "order-7"), (201, "2".to_owned()));
     assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn that_a_server_of_keys_is_gone_and_that_it_is_back_is_logged_once_each() {
+    let (upstream, _) = upstream();
+    let mut redis = servers::Redis::durable();
+    let store = format!("[redis]\nurl = \"{}\"\n[idempotency]\nstore = \"redis\"", redis.url());
+    let proxy = Proxy::keeping("keys-down", &store, upstream);
+    let up = || proxy.metric("seaworthy_idempotency_store_up");
+    eventually("it is known to be up", || up().as_deref() == Some("1"));
+    assert_eq!(proxy.notices(), []);
+    assert_eq!(proxy.metric("seaworthy_redis_up"), None, "no rate is counted in Redis");
+
+    redis.kill();
+    for n in 0..20 {
+        assert_eq!(proxy.post("/pay", &format!("k{n}")).0, 503);
+    }
+    assert_eq!(up().as_deref(), Some("0"));
+    eventually("the log says so", || !proxy.notices().is_empty());
+    redis.restart();
+    eventually("it is back", || up().as_deref() == Some("1"));
+    eventually("the log says so", || proxy.notices().len() > 1);
+    assert_eq!(proxy.post("/pay", "k").0, 201);
+    let notices = proxy.notices();
+    let [(warn, down), (info, again)] = &notices[..] else { panic!("{notices:?}") };
+    assert!(warn == "warn" && down.contains("is down"), "{notices:?}");
+    assert!(info == "info" && again.contains("answers again"), "{notices:?}");
+}
+
+#[test]
+fn a_server_of_keys_that_was_never_there_is_logged_without_any_request() {
+    let (upstream, _) = upstream();
+    let store = "[idempotency]\nstore = \"postgres\"\nurl = \"postgresql://postgres@127.0.0.1:1/postgres\"";
+    let proxy = Proxy::keeping("keys-absent", store, upstream);
+    eventually("the log says so", || !proxy.notices().is_empty());
+    assert_eq!(proxy.metric("seaworthy_idempotency_store_up").as_deref(), Some("0"));
+    assert_eq!(proxy.notices()[0].0, "warn");
+}
+
+#[test]
+fn a_damaged_file_is_an_error_and_that_it_can_be_used_again_is_none() {
+    let (upstream, _) = upstream();
+    let data = tempfile::tempdir().unwrap();
+    let store = format!("data = \"{}\"\n[idempotency]", data.path().display());
+    let proxy = Proxy::keeping("keys-damaged", &store, upstream);
+    assert_eq!(proxy.post("/pay", "k").0, 201);
+    assert_eq!(proxy.metric("seaworthy_idempotency_store_up").as_deref(), Some("1"));
+    drop(proxy);
+    fs::write(data.path().join("idempotency.redb"), "nothing that was ever written").unwrap();
+
+    let proxy = Proxy::keeping("keys-damaged", &store, upstream);
+    assert_eq!(proxy.metric("seaworthy_idempotency_store_up").as_deref(), Some("0"));
+    fs::remove_file(data.path().join("idempotency.redb.seen")).unwrap();
+    eventually("it begins anew", || proxy.metric("seaworthy_idempotency_store_up").as_deref() == Some("1"));
+    eventually("the log says so", || proxy.notices().last().is_some_and(|(level, _)| level == "info"));
+    let notices = proxy.notices();
+    assert!(notices[0].0 == "error" && notices[0].1.contains("damaged"), "{notices:?}");
+    assert!(notices.last().unwrap().1.contains("can be used again"), "{notices:?}");
 }
 
 #[test]

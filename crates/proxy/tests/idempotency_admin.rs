@@ -286,4 +286,39 @@ fn what_the_embedded_store_does_is_measured() {
     let file = std::fs::metadata(data.path().join("idempotency.redb")).unwrap();
     assert_eq!(value("bytes"), file.len());
     assert_eq!((value("damaged_total"), value("quarantined_total")), (0, 0));
+    assert!(metrics.text().contains("seaworthy_idempotency_store_up 1\n"));
+}
+
+/// The value of a metric without labels, if there is one.
+fn metric(proxy: &Running, name: &str) -> Option<String> {
+    let metrics = Client::connect(proxy.admin.unwrap()).get_as("/metrics", "localhost");
+    let start = format!("{name} ");
+    metrics.text().lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
+}
+
+#[test]
+fn a_full_memory_is_not_up_until_something_can_be_kept_again() {
+    let (proxy, _) = shop("records = 1");
+    assert_eq!(post(&proxy, "/orders", "first").status, 201);
+    assert_eq!(metric(&proxy, "seaworthy_idempotency_store_up").as_deref(), Some("1"));
+    assert_eq!(post(&proxy, "/orders", "second").status, 503);
+    assert_eq!(metric(&proxy, "seaworthy_idempotency_store_up").as_deref(), Some("0"));
+    assert_eq!(post(&proxy, "/orders", "first").header("idempotent-replayed"), Some("true"));
+    assert_eq!(metric(&proxy, "seaworthy_idempotency_store_up").as_deref(), Some("0"), "that was only read");
+}
+
+#[test]
+fn whether_redis_answers_is_told_by_who_asks_it() {
+    let start = |rest: &str| {
+        Running::start(&format!(
+            "[redis]\nurl = \"redis://127.0.0.1:1\"\n{rest}[upstream.app]\nendpoints = \"http://127.0.0.1:1\"\ndeadline = \"5s\"\n\
+             [[route]]\nupstream = \"app\"\n"
+        ))
+    };
+    let keys = start("[idempotency]\nstore = \"redis\"\n");
+    assert_eq!(metric(&keys, "seaworthy_redis_up"), None);
+    assert_eq!(metric(&keys, "seaworthy_idempotency_store_up").as_deref(), Some("0"));
+    let rates = start("[rate]\ncalls = 1\nper = \"1s\"\nstore = \"redis\"\n");
+    assert!(metric(&rates, "seaworthy_redis_up").is_some());
+    assert_eq!(metric(&rates, "seaworthy_idempotency_store_up"), None);
 }

@@ -195,10 +195,10 @@ pub(super) fn metrics(out: &mut String, site: &Site) -> fmt::Result {
             writeln!(out, "seaworthy_idempotency_total{{route=\"{name}\",result=\"{result}\"}} {count}")?;
         }
     }
-    match &site.keys {
-        Some(KeyStore::Embedded(store)) => file(out, store.stats()),
-        _ => Ok(()),
-    }
+    let Some(store) = &site.keys else { return Ok(()) };
+    family(out, "idempotency_store_up", "gauge", "Whether the store of idempotency keys answers.")?;
+    writeln!(out, "seaworthy_idempotency_store_up {}", u8::from(store.is_up()))?;
+    store.file().map_or(Ok(()), |stats| file(out, stats))
 }
 
 /// Of the embedded store's file.

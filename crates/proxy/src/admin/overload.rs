@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Write};
 
 use seaworthy::clock;
 use seaworthy::shared::door::{Door, Snapshot};
+use seaworthy_config::{Config, RateStore};
 use seaworthy_core::Criticality;
 use seaworthy_core::gate::breaker::State;
 
@@ -154,10 +155,17 @@ fn rates(out: &mut String, site: &Site) -> fmt::Result {
     }
     let keys = counts.iter().map(|(place, _, keys)| (place, *keys));
     each(out, "rate_keys", "gauge", "Clients that are told apart here.", keys)?;
-    let Some(store) = &site.redis else { return Ok(()) };
+    // Keys may be kept there too, and then say themselves whether it answers.
+    let Some(store) = site.redis.as_ref().filter(|_| counts_in_redis(&site.config)) else { return Ok(()) };
     let up = u8::from(store.snapshot(now).state == State::Closed);
-    family(out, "redis_up", "gauge", "Whether Redis answers.")?;
+    family(out, "redis_up", "gauge", "Whether Redis answers those who ask for rates.")?;
     writeln!(out, "seaworthy_redis_up {up}")
+}
+
+/// Whether any rate is counted in Redis.
+fn counts_in_redis(config: &Config) -> bool {
+    let routes = config.routes.iter().filter_map(|route| route.rate.as_ref());
+    config.rate.iter().chain(routes).any(|rate| rate.store == RateStore::Redis)
 }
 
 /// The good answers that are kept.

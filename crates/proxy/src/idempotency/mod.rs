@@ -3,6 +3,7 @@
 mod body;
 mod once;
 mod store;
+mod watched;
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -3,11 +3,12 @@
 use std::error::Error as StdError;
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use seaworthy::idempotency::Store;
 use seaworthy::idempotency::store::durability::Durability;
-use seaworthy::idempotency::store::embedded::{self, Embedded};
+use seaworthy::idempotency::store::embedded::{self, Embedded, Notice, Stats};
 use seaworthy::idempotency::store::memory::Memory;
 use seaworthy::idempotency::store::postgres::{self, Postgres};
 use seaworthy::idempotency::store::redis::{self, Redis};
@@ -16,6 +17,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::watched::{Tell, Watched};
 use crate::journal::Journal;
 use crate::proxy::{Error, Stage};
 
@@ -30,10 +32,14 @@ pub(crate) struct Clerk {
 /// Where keys are kept: a [`Store`], and what some of them can tell besides.
 #[derive(Clone, Debug)]
 pub(crate) enum KeyStore {
-    Memory(Arc<Memory>),
-    Embedded(Arc<Embedded>),
-    Redis(Arc<Redis>),
-    Postgres(Arc<Postgres>),
+    Memory(Arc<Watched<Memory>>),
+    Embedded {
+        store: Arc<Embedded>,
+        /// By its notices: it tells of its own troubles.
+        up: Arc<AtomicBool>,
+    },
+    Redis(Arc<Watched<Redis>>),
+    Postgres(Arc<Watched<Postgres>>),
 }
 
 impl KeyStore {
@@ -41,9 +47,37 @@ impl KeyStore {
     pub(crate) fn shared(&self) -> Arc<dyn Store> {
         match self {
             Self::Memory(store) => store.clone(),
-            Self::Embedded(store) => store.clone(),
+            Self::Embedded { store, .. } => store.clone(),
             Self::Redis(store) => store.clone(),
             Self::Postgres(store) => store.clone(),
+        }
+    }
+
+    /// Whether keys can be looked up and kept, as far as is known.
+    pub(crate) fn is_up(&self) -> bool {
+        match self {
+            Self::Memory(store) => store.is_up(),
+            Self::Embedded { up, .. } => up.load(Ordering::Relaxed),
+            Self::Redis(store) => store.is_up(),
+            Self::Postgres(store) => store.is_up(),
+        }
+    }
+
+    /// What was done to its file, if it has one.
+    pub(crate) fn file(&self) -> Option<Stats> {
+        match self {
+            Self::Embedded { store, .. } => Some(store.stats()),
+            Self::Memory(_) | Self::Redis(_) | Self::Postgres(_) => None,
+        }
+    }
+
+    /// Asks it something where only its answers tell whether it is there.
+    async fn probe(&self) {
+        match self {
+            Self::Memory(store) => store.probe().await,
+            Self::Embedded { .. } => {}
+            Self::Redis(store) => store.probe().await,
+            Self::Postgres(store) => store.probe().await,
         }
     }
 
@@ -51,9 +85,9 @@ impl KeyStore {
     async fn durability(&self) -> Durability {
         loop {
             let told = match self {
-                Self::Memory(_) | Self::Embedded(_) => return Durability::Durable,
-                Self::Redis(server) => server.durability().await,
-                Self::Postgres(server) => server.durability().await,
+                Self::Memory(_) | Self::Embedded { .. } => return Durability::Durable,
+                Self::Redis(server) => server.inner().durability().await,
+                Self::Postgres(server) => server.inner().durability().await,
             };
             match told {
                 Ok(durability) => return durability,
@@ -74,6 +108,7 @@ impl Clerk {
                 // The sender outlives it.
                 _ = stage.wait_for(|stage| *stage == Stage::Over) => {}
                 () = sweep(&*shared) => {}
+                () = probe(&store) => {}
                 () = tell(&store, shared.kind(), &journal) => {}
             }
         });
@@ -84,9 +119,17 @@ impl Clerk {
 /// Sweeps what is past its retention, a little at a time.
 async fn sweep(store: &dyn Store) {
     loop {
-        // A store that is down is noticed by those who need it; what is not swept now is swept later.
+        // That a store is down is noticed elsewhere; what is not swept now is swept later.
         let swept = store.sweep(MOST_SWEPT).await.unwrap_or(0);
         sleep(if swept < MOST_SWEPT { SWEEP_EVERY } else { BREATH }).await;
+    }
+}
+
+/// Asks now and then whether it is there, so that this is known also while no request has a key.
+async fn probe(store: &KeyStore) {
+    loop {
+        store.probe().await;
+        sleep(PROBE_EVERY).await;
     }
 }
 
@@ -119,38 +162,70 @@ fn make(
     runtime: &Handle,
     journal: &Journal,
 ) -> Result<KeyStore, Error> {
+    let tell = || tell_of(kind.name(), journal.clone());
     Ok(match kind {
         KeyStoreKind::Memory { most_records } => {
-            KeyStore::Memory(Arc::new(Memory::new(*most_records as usize)))
+            let store = Memory::new(*most_records as usize);
+            KeyStore::Memory(Arc::new(Watched::new(store, timeout, tell())))
         }
         KeyStoreKind::Redis(at) => {
             let options = redis::Options { prefix: at.prefix.clone(), timeout };
             let store = Redis::new(at.url.as_str(), options, runtime.clone()).map_err(unusable)?;
-            KeyStore::Redis(Arc::new(store))
+            KeyStore::Redis(Arc::new(Watched::new(store, timeout, tell())))
         }
         KeyStoreKind::Postgres { url, pool, schema } => {
             let options = postgres::Options { schema: schema.clone(), pool: *pool as usize, timeout };
             let store = Postgres::new(url.as_str(), options, runtime.clone()).map_err(unusable)?;
-            KeyStore::Postgres(Arc::new(store))
+            KeyStore::Postgres(Arc::new(Watched::new(store, timeout, tell())))
         }
         KeyStoreKind::Embedded { folder, cache_bytes, when_corrupt } => {
-            let journal = journal.clone();
+            let up = Arc::new(AtomicBool::new(true));
             let options = embedded::Options {
                 cache_bytes: usize::try_from(*cache_bytes).unwrap_or(usize::MAX),
                 when_corrupt: match when_corrupt {
                     settings::WhenCorrupt::Refuse => embedded::WhenCorrupt::Refuse,
                     settings::WhenCorrupt::BeginAnew => embedded::WhenCorrupt::BeginAnew,
                 },
-                notice: Some(Arc::new(move |notice| {
-                    let notice = notice.to_string();
-                    journal.event(Level::Error, "idempotency", &[("store", "embedded"), ("notice", &notice)]);
-                })),
+                notice: Some(noticing(up.clone(), journal.clone())),
             };
-            let store = Embedded::open(&folder.join(FILE), options).map_err(unusable)?;
-            KeyStore::Embedded(Arc::new(store))
+            let store = Arc::new(Embedded::open(&folder.join(FILE), options).map_err(unusable)?);
+            KeyStore::Embedded { store, up }
         }
         other => return Err(Error::Keys(format!("this build knows no store {:?}", other.name()).into())),
     })
+}
+
+/// Logs that a store stopped answering, and that it answers again.
+fn tell_of(kind: &'static str, journal: Journal) -> Tell {
+    Box::new(move |trouble| {
+        let (level, notice) = match trouble {
+            Some(error) => (Level::Warn, error.to_string()),
+            None => (Level::Info, "the store of idempotency keys answers again".to_owned()),
+        };
+        journal.event(level, "idempotency", &[("store", kind), ("notice", &notice)]);
+    })
+}
+
+/// Logs what the embedded store has to say, and keeps `up` by it.
+fn noticing(up: Arc<AtomicBool>, journal: Journal) -> embedded::Tell {
+    Arc::new(move |notice| {
+        if let Some(is_up) = means(notice) {
+            up.store(is_up, Ordering::Relaxed);
+        }
+        let level = if matches!(notice, Notice::Reopened { .. }) { Level::Info } else { Level::Error };
+        let notice = notice.to_string();
+        journal.event(level, "idempotency", &[("store", "embedded"), ("notice", &notice)]);
+    })
+}
+
+/// Whether the file can be used from now on, if the notice says anything of that.
+const fn means(notice: &Notice) -> Option<bool> {
+    match notice {
+        Notice::Shut { .. } | Notice::Corrupt { begun_anew: false, .. } => Some(false),
+        Notice::Reopened { .. } => Some(true),
+        // One that is begun anew is open soon, or another notice says why not; of one damaged record the others are none.
+        _ => None,
+    }
 }
 
 fn unusable(error: impl StdError + Send + Sync + 'static) -> Error {
@@ -164,4 +239,6 @@ const MOST_SWEPT: usize = 1000;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Between two sweeps while there is more: others have their turn.
 const BREATH: Duration = Duration::from_millis(10);
+/// As often as metrics are read, or oftener.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 const ASK_EVERY: Duration = Duration::from_secs(5);
