@@ -16,8 +16,8 @@ use seaworthy::core::{Rng, Seeded, Valid};
 use seaworthy::idempotency::store::memory::Memory;
 use seaworthy::idempotency::store::{Answer, CHUNK_BYTES, Id, Settled};
 use seaworthy::idempotency::{
-    Begun, Busy, COUNTED, Config, Fingerprint, Keys, Phase, Refusal, RunError, Running, Token, Unsettled,
-    WhenDown,
+    Begun, Busy, COUNTED, Config, Fingerprint, Keys, Phase, Ran, Refusal, RunError, Running, Token,
+    Unsettled, WhenDown,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, advance, sleep};
@@ -217,12 +217,25 @@ async fn a_lease_is_over_when_an_observer_has_seen_it_stand_still_for_that_long(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_store_knows_to_be_orphaned_needs_no_watching() {
+async fn what_the_store_knows_to_be_orphaned_is_unknown_without_being_watched() {
     let store = Faulty::new();
-    let (dead, observer) = (keys(&store, Config::default()), keys(&store, retry()));
+    let (dead, observer) = (keys(&store, Config::default()), keys(&store, Config::default()));
     std::mem::forget(first(&dead).await);
     store.orphans.store(true, Ordering::Relaxed);
-    assert!(matches!(refused(&dead).await, Refusal::Unknown { .. }));
+    assert!(matches!(refused(&observer).await, Refusal::Unknown { token: Token::FIRST }));
+}
+
+/// Whoever carried it out is dead, and what it has asked an upstream for may still be under way.
+#[tokio::test(start_paused = true)]
+async fn what_is_orphaned_is_carried_out_again_after_a_lease_and_not_before() {
+    let store = Faulty::new();
+    let (dead, observer) = (keys(&store, retry()), keys(&store, retry()));
+    std::mem::forget(first(&dead).await);
+    store.orphans.store(true, Ordering::Relaxed);
+    assert!(matches!(refused(&observer).await, Refusal::Busy { .. }));
+    advance(LEASE - TICK).await;
+    assert!(matches!(refused(&observer).await, Refusal::Busy { .. }));
+    advance(TICK).await;
     assert_eq!(first(&observer).await.token(), Token(2));
 }
 
@@ -247,17 +260,16 @@ async fn who_was_taken_over_is_fenced() {
 async fn one_of_many_takes_over() {
     let store = Faulty::new();
     std::mem::forget(first(&keys(&store, retry())).await);
-    store.orphans.store(true, Ordering::Relaxed);
     let observers: Vec<_> = (0..16).map(|_| keys(&store, retry())).collect();
+    for observer in &observers {
+        assert!(matches!(refused(observer).await, Refusal::Busy { .. }));
+    }
+    advance(LEASE).await;
     let mut began = Vec::new();
     for observer in &observers {
-        if let Ok(Begun::First(running)) = observer.begin(&id(), ONE).await {
-            // It is alive, and the store says so.
-            store.orphans.store(false, Ordering::Relaxed);
-            began.push(running);
-        }
+        began.extend(observer.begin(&id(), ONE).await);
     }
-    assert_eq!(began.len(), 1);
+    assert!(matches!(began[..], [Begun::First(_)]), "{began:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -379,10 +391,97 @@ async fn where_it_was_chosen_a_store_that_is_down_does_not_hold_up_and_nothing_i
 async fn what_is_carried_out_unrecorded_is_unknown_if_it_was_reserved_after_all() {
     let store = Faulty::new();
     let keys = keys(&store, allow());
-    store.once(Op::Reserve, Fault::Loses);
+    store.plan(|op| match op {
+        Op::Reserve => Some(Fault::Loses),
+        _ => Some(Fault::Fails),
+    });
     assert!(matches!(keys.begin(&id(), ONE).await, Ok(Begun::Unrecorded(_))));
+    store.mend();
     until(&store, Phase::Unknown).await;
     assert!(matches!(refused(&keys).await, Refusal::Unknown { .. }));
+}
+
+/// A disk that is full, say: it is looked up before anything follows from the failure.
+#[tokio::test(start_paused = true)]
+async fn what_can_be_read_and_not_written_is_replayed_whatever_was_chosen() {
+    for (config, fault) in [
+        (allow(), || Fault::Full),
+        (allow(), || Fault::Fails),
+        (allow(), || Fault::Damaged),
+        (Config::default(), || Fault::Full),
+    ] as [(Config, fn() -> Fault); 4]
+    {
+        let store = Faulty::new();
+        let keys = keys(&store, config);
+        first(&keys).await.settle(body("paid")).await.unwrap();
+        store.plan(move |op| (op == Op::Reserve).then(fault));
+        assert_eq!(replayed(&keys).await, "paid");
+        assert!(matches!(keys.begin(&id(), OTHER).await, Err(Refusal::Mismatch)));
+        assert_eq!(counted(&keys, "unrecorded"), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_and_what_is_unknown_is_not_carried_out_beside_it_for_want_of_room() {
+    let store = Faulty::new();
+    let keys = keys(&store, allow());
+    let running = first(&keys).await;
+    store.plan(|op| (op == Op::Reserve).then_some(Fault::Full));
+    assert!(matches!(refused(&keys).await, Refusal::Busy { .. }));
+    drop(running);
+    until(&store, Phase::Unknown).await;
+    assert!(matches!(refused(&keys).await, Refusal::Unknown { .. }));
+    assert_eq!(counted(&keys, "unrecorded"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_is_not_there_or_can_not_be_read_is_for_choice() {
+    for (config, allowed) in [(allow(), true), (Config::default(), false)] {
+        // A memory that is full knows that it does not know a key.
+        let store = Faulty::over(Memory::new(1));
+        let keys = keys(&store, config);
+        first(&keys).await.settle(body("paid")).await.unwrap();
+        let other = keys.begin(&Id::new("pay", b"client", "another"), ONE).await;
+        assert_eq!(matches!(other, Ok(Begun::Unrecorded(_))), allowed, "{other:?}");
+        assert_eq!(matches!(other, Err(Refusal::Down(_))), !allowed, "{other:?}");
+        assert_eq!(replayed(&keys).await, "paid");
+        // A store of which nothing can be had does not.
+        store.plan(|_| Some(Fault::Fails));
+        let same = keys.begin(&id(), ONE).await;
+        assert_eq!(matches!(same, Ok(Begun::Unrecorded(_))), allowed, "{same:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_unknown_is_tried_again_unrecorded_only_where_both_were_chosen() {
+    let store = Faulty::new();
+    let keys = keys(&store, Config { when_down: WhenDown::Allow, ..retry() });
+    drop(first(&keys).await);
+    until(&store, Phase::Unknown).await;
+    store.plan(|op| (op == Op::TakeOver).then_some(Fault::Full));
+    assert!(matches!(keys.begin(&id(), ONE).await, Ok(Begun::Unrecorded(_))));
+    assert_eq!(store.phase(&id()).await, Some(Phase::Unknown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_reserved_and_said_to_be_full_is_given_back() {
+    let store = Faulty::new();
+    let keys = keys(&store, Config::default());
+    store.once(Op::Reserve, Fault::LosesAndIsFull);
+    assert!(matches!(refused(&keys).await, Refusal::Busy { .. }), "it can't be told whose it is");
+    until(&store, Phase::Free).await;
+    assert_eq!(first(&keys).await.token(), Token(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_by_a_full_store_leaves_nothing_to_be_done() {
+    let store = Faulty::new();
+    let keys = keys(&store, Config::default());
+    store.plan(|op| (op == Op::Reserve).then_some(Fault::Full));
+    assert!(matches!(refused(&keys).await, Refusal::Down(_)));
+    let looked = store.asked(Op::Find);
+    sleep(LEASE).await;
+    assert_eq!(store.asked(Op::Find), looked);
 }
 
 #[tokio::test(start_paused = true)]
@@ -391,7 +490,7 @@ async fn what_is_done_and_whose_result_is_gone_is_not_carried_out_even_where_a_s
     let keys = keys(&store, allow());
     first(&keys).await.settle(body("paid")).await.unwrap();
     store.forgets_answers.store(true, Ordering::Relaxed);
-    assert!(matches!(refused(&keys).await, Refusal::Down(_)));
+    assert!(matches!(refused(&keys).await, Refusal::Lost));
 }
 
 #[tokio::test(start_paused = true)]
@@ -453,20 +552,37 @@ async fn an_outage_leaves_bounded_work_behind() {
         assert!(one.settle(Settled::Done(answer)).await.is_err());
     }
     store.mend();
-    // Those for whose results there was room are done, and of the others it is known that they are unknown.
-    let mut done = 0;
+    // All are known to be done: those for whose results there was room with them, and the others without.
+    let mut whole = 0;
     for n in 0..2_000 {
         let id = Id::new("pay", b"", &n.to_string());
-        loop {
-            match store.phase(&id).await {
-                Some(Phase::Running) => sleep(TICK).await,
-                Some(Phase::Done) => break done += 1,
-                Some(Phase::Unknown) => break,
-                other => panic!("{other:?}"),
-            }
+        while store.phase(&id).await == Some(Phase::Running) {
+            sleep(TICK).await;
+        }
+        match keys.run(&id, ONE, || async { Err::<Bytes, _>("it is carried out again") }).await {
+            Ok(ran) => whole += u32::from(ran.result == result),
+            Err(RunError::Refused(Refusal::Lost)) => {}
+            other => panic!("{other:?}"),
         }
     }
-    assert!((500..=1_024).contains(&done), "64 MiB of results are held: {done}");
+    assert!((500..=1_024).contains(&whole), "64 MiB of results are held: {whole}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_are_refused_in_an_outage_do_not_crowd_out_a_result() {
+    let store = Faulty::new();
+    let keys = keys(&store, Config::default());
+    let running = first(&keys).await;
+    store.plan(|_| Some(Fault::Fails));
+    for n in 0..17_000 {
+        let refused = keys.begin(&Id::new("pay", b"", &n.to_string()), ONE).await;
+        assert!(matches!(refused, Err(Refusal::Down(_))));
+    }
+    assert!(running.settle(body("paid")).await.is_err());
+    sleep(Duration::from_secs(10)).await;
+    store.mend();
+    until(&store, Phase::Done).await;
+    assert_eq!(replayed(&keys).await, "paid");
 }
 
 #[tokio::test(start_paused = true)]
@@ -483,14 +599,64 @@ async fn long_results_come_in_pieces_and_back_as_one() {
     }
 }
 
+async fn run_long(keys: &Keys) -> Result<Ran<Vec<u8>>, RunError<()>> {
+    keys.run(&id(), ONE, || async { Ok(vec![7; 2 * CHUNK_BYTES]) }).await
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_result_of_which_a_piece_is_lost_is_unknown() {
-    let store = Faulty::new();
+async fn a_piece_that_is_lost_is_put_again() {
+    for fault in [Fault::Fails, Fault::Hangs, Fault::Loses] {
+        let store = Faulty::new();
+        let keys = keys(&store, Config::default());
+        store.once(Op::PutChunk, fault);
+        for replayed in [false, true] {
+            assert_eq!(run_long(&keys).await.unwrap(), Ran { result: vec![7; 2 * CHUNK_BYTES], replayed });
+        }
+    }
+}
+
+/// Under either choice: what is known to be done is not unknown, and so not carried out again.
+#[tokio::test(start_paused = true)]
+async fn a_result_of_which_a_piece_can_not_be_kept_is_given_once_and_then_known_to_be_lost() {
+    for config in [Config::default(), retry()] {
+        for full in [false, true] {
+            let store = Faulty::new();
+            let keys = keys(&store, config);
+            let fault = move || if full { Fault::Full } else { Fault::Fails };
+            store.plan(move |op| (op == Op::PutChunk).then(fault));
+            let began = Instant::now();
+            assert!(!run_long(&keys).await.unwrap().replayed);
+            let took = began.elapsed();
+            assert!(took < LEASE && (took == Duration::ZERO) == full, "{took:?}");
+            store.mend();
+            assert!(matches!(run_long(&keys).await, Err(RunError::Refused(Refusal::Lost))));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_for_which_there_is_no_room_is_known_to_be_lost() {
+    let store = Faulty::over(Memory::new(8).with_most_bytes(100));
+    let keys = keys(&store, retry());
+    let run = async || keys.run(&id(), ONE, || async { Ok::<_, ()>(vec![7; 101]) }).await;
+    assert!(!run().await.unwrap().replayed);
+    assert!(matches!(run().await, Err(RunError::Refused(Refusal::Lost))));
+    assert_eq!(counted(&keys, "begun"), 1);
+}
+
+/// The store is down when it is settled, and full when it is up again.
+#[tokio::test(start_paused = true)]
+async fn a_result_for_which_there_is_no_room_later_is_known_to_be_lost() {
+    let store = Faulty::over(Memory::new(8).with_most_bytes(100));
     let keys = keys(&store, Config::default());
-    store.once(Op::PutChunk, Fault::Fails);
-    let ran = keys.run(&id(), ONE, || async { Ok::<_, ()>(vec![7; 2 * CHUNK_BYTES]) }).await;
-    assert!(matches!(ran, Err(RunError::Unsettled(Unsettled::Down(_)))));
-    until(&store, Phase::Unknown).await;
+    let running = first(&keys).await;
+    store.once(Op::Settle, Fault::Fails);
+    let answer = Answer { body: Bytes::from(vec![7; 101]), ..Answer::default() };
+    assert!(matches!(running.settle(Settled::Done(answer)).await, Err(Unsettled::Down(_))));
+    until(&store, Phase::Done).await;
+    let Ok(Begun::Replay(replay)) = keys.begin(&id(), ONE).await else { panic!("it is done") };
+    assert!(!replay.answer().is_whole());
+    assert!(matches!(replay.body().await, Err(Refusal::Lost)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -526,14 +692,16 @@ async fn what_panics_is_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_takes_longer_than_its_lease_is_given_up() {
+async fn what_takes_longer_than_its_lease_is_given_up_while_there_is_time_to_write_that_down() {
     let store = Faulty::new();
     let keys = keys(&store, Config::default());
     let began = Instant::now();
     let ran = keys.run(&id(), ONE, pending::<Result<(), ()>>).await;
-    assert!(matches!(ran, Err(RunError::TimedOut(LEASE))));
-    assert_eq!(began.elapsed(), LEASE);
+    let most = LEASE - keys.config().store_timeout;
+    assert!(matches!(ran, Err(RunError::TimedOut(after)) if after == most));
+    assert_eq!(began.elapsed(), most);
     until(&store, Phase::Unknown).await;
+    assert!(began.elapsed() < LEASE);
 }
 
 #[tokio::test(start_paused = true)]
@@ -556,6 +724,24 @@ async fn where_it_was_chosen_a_result_is_given_though_the_store_has_not_heard_it
         until(&store, Phase::Done).await;
         assert_eq!(replayed(&keys).await, "paid");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_past_its_retention_is_swept() {
+    let store = Faulty::new();
+    let keys = keys(&store, Config::default());
+    for n in 0..2_500 {
+        let begun = keys.begin(&Id::new("pay", b"", &n.to_string()), ONE).await;
+        let Ok(Begun::First(running)) = begun else { panic!("{begun:?}") };
+        running.settle(body("paid")).await.unwrap();
+    }
+    let sweeping = tokio::spawn(keys.sweep_every(Duration::from_secs(60)));
+    sleep(keys.config().retention - Duration::from_secs(1)).await;
+    assert_eq!(store.inner.records(), 2_500);
+    while store.inner.records() > 0 {
+        sleep(Duration::from_secs(1)).await;
+    }
+    sweeping.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

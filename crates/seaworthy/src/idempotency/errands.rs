@@ -1,8 +1,10 @@
-//! What is done behind a caller's back: telling the store, once it hears again, how an operation ended.
+//! What is done behind a caller's back: telling the store, once it hears again, how an operation ended, and giving back what a
+//! step may have reserved without anybody having heard of it.
 //!
-//! While a store is down every operation that ends leaves such an errand, so there is a bound to how many there are, to what they
-//! hold in memory and to how many of them ask the store at once. What finds no room is not told: its key stays as it is until
-//! its lease is over, and is unknown from then on, which is the truth.
+//! While a store is down every operation that ends leaves such an errand, and so does everybody who is refused, so there is a bound
+//! to how many there are, to what they hold in memory and to how many of them ask the store at once. The two kinds have room of
+//! their own: there is no end to those who are refused, and they must not crowd out a result. What finds no room is not told: its
+//! key stays as it is until its lease is over, and is unknown from then on, which is the truth.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ pub(super) struct Turns {
 }
 
 impl Errands {
+    /// Room for one kind of errand.
     pub(super) fn new() -> Self {
         let of = |most| Arc::new(Semaphore::new(most));
         Self { places: of(MOST_ERRANDS), room: of(MOST_KIB), at_once: of(MOST_AT_ONCE) }

@@ -9,9 +9,11 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use seaworthy_core::idempotency::{BadKey, Fingerprint, Key, Phase};
-use sha2::{Digest as _, Sha256};
 
+use super::fingerprint::Parts;
 use super::keys::Refusal;
+use super::lost;
+use super::running::Unsettled;
 use super::store::{CHUNK_BYTES, StoreError};
 
 /// The header that carries the key.
@@ -36,13 +38,16 @@ pub fn key(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Key>, BadKey
 }
 
 /// Takes the fingerprint of a request as it is read: SHA-256 of its method, host, target, chosen headers and body.
+///
+/// Of the host only the name counts, in lower case: a client that turns from one port of a service to another, as to another
+/// proxy before it, asks for the same.
 #[derive(Clone, Debug)]
 pub struct Print {
-    hash: Sha256,
+    parts: Parts,
 }
 
 impl Print {
-    /// Of what stands before the body. `target` is path and query; of the headers only `chosen` count.
+    /// Of what stands before the body. `host` may have a port, `target` is path and query; of the headers only `chosen` count.
     #[must_use]
     pub fn new(
         method: &Method,
@@ -51,39 +56,38 @@ impl Print {
         headers: &HeaderMap,
         chosen: &[HeaderName],
     ) -> Self {
-        let mut print = Self { hash: Sha256::new() };
-        print.part(method.as_str().as_bytes());
-        print.part(host);
-        print.part(target.as_bytes());
+        let mut parts = Parts::default();
+        parts.part(method.as_str().as_bytes());
+        parts.part(&without_port(host).to_ascii_lowercase());
+        parts.part(target.as_bytes());
         for name in chosen {
-            print.part(name.as_str().as_bytes());
+            parts.part(name.as_str().as_bytes());
             let values = headers.get_all(name);
-            print.number(values.iter().count());
-            values.iter().for_each(|value| print.part(value.as_bytes()));
+            parts.number(values.iter().count());
+            values.iter().for_each(|value| parts.part(value.as_bytes()));
         }
-        print
+        Self { parts }
     }
 
     /// The body goes on with this.
     pub fn body(&mut self, piece: &[u8]) {
-        self.hash.update(piece);
+        self.parts.bare(piece);
     }
 
     /// The body is over.
     #[must_use]
     pub fn finish(self) -> Fingerprint {
-        Fingerprint(self.hash.finalize().into())
+        self.parts.finish()
     }
+}
 
-    /// With its length, so that no two lists of parts are the same bytes.
-    fn part(&mut self, part: &[u8]) {
-        self.number(part.len());
-        self.hash.update(part);
-    }
-
-    fn number(&mut self, number: usize) {
-        self.hash.update((number as u64).to_le_bytes());
-    }
+/// The name or address of a host, in brackets if it is one of IPv6 (RFC 3986, section 3.2.2).
+fn without_port(host: &[u8]) -> &[u8] {
+    let Some(colon) = host.iter().rposition(|byte| *byte == b':') else { return host };
+    let (name, port) = (&host[..colon], &host[colon + 1..]);
+    // The last colon of an address in brackets may be inside them.
+    let is_inside = name.starts_with(b"[") && !name.ends_with(b"]");
+    if is_inside || !port.iter().all(u8::is_ascii_digit) { host } else { name }
 }
 
 /// Which answers are kept and replayed. What is answered and not kept sets its key free: by its answer the upstream says
@@ -108,7 +112,8 @@ impl Keep {
             Self::All => true,
             Self::NoServerErrors => !status.is_server_error(),
             Self::Definite => {
-                !status.is_server_error() && !matches!(status.as_u16(), 401 | 407 | 408 | 409 | 421 | 423 | 425 | 429)
+                !status.is_server_error()
+                    && !matches!(status.as_u16(), 401 | 407 | 408 | 409 | 421 | 423 | 425 | 429)
             }
         }
     }
@@ -139,11 +144,12 @@ pub struct Head {
 }
 
 impl Head {
-    /// Of an answer, with those of its headers that are `chosen`.
+    /// Of an answer, with those of its headers that are `chosen`. `Set-Cookie` is none of them, whatever was chosen: a kept one
+    /// would hand a session to whoever repeats the request.
     #[must_use]
     pub fn of(status: StatusCode, headers: &HeaderMap, chosen: &[HeaderName]) -> Self {
         let mut kept = HeaderMap::new();
-        for name in chosen {
+        for name in chosen.iter().filter(|name| **name != header::SET_COOKIE) {
             for value in headers.get_all(name) {
                 kept.append(name, value.clone());
             }
@@ -166,12 +172,14 @@ impl Head {
             out.put_u32_le(u32::try_from(value.len()).ok()?);
             out.put_slice(value);
         }
-        (out.len() <= CHUNK_BYTES).then(|| out.freeze())
+        // If its body is lost, that is noted before it.
+        (out.len() < CHUNK_BYTES).then(|| out.freeze())
     }
 
-    /// From bytes; `None` if they are no head.
+    /// From bytes; `None` if they are no head. One whose body could not be kept is not [whole](Self::whole).
     #[must_use]
-    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (lost, mut bytes) = lost::read(bytes);
         let from = &mut bytes;
         let (format, whole) = (take(from, 1)?[0], take(from, 1)?[0] == 1);
         if format != FORMAT {
@@ -187,7 +195,12 @@ impl Head {
             let value = HeaderValue::from_bytes(take(from, value.try_into().ok()?)?).ok()?;
             headers.try_append(name, value).ok()?;
         }
-        Some(Self { status, headers, length, whole })
+        Some(Self { status, headers, length, whole: whole && !lost })
+    }
+
+    /// Of its headers those that say where the result is: they are told even where the rest of it is not.
+    pub fn pointers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.headers.iter().filter(|(name, _)| [header::LOCATION, header::LINK].contains(name))
     }
 }
 
@@ -259,12 +272,12 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
     }
 
-    /// It was carried out, and its answer was too long to be kept.
+    /// It was carried out, and its answer was too long to be kept, or the store did not take it.
     #[must_use]
     pub fn not_kept(head: &Head) -> Self {
         let (status, length) = (head.status.as_u16(), head.length);
         let detail = format!(
-            "the request was carried out before and answered with {status}; the answer of {length} bytes was too long to be kept"
+            "the request was carried out before and answered with {status}; the answer of {length} bytes was not kept"
         );
         Self::new(StatusCode::CONFLICT, detail)
     }
@@ -273,7 +286,7 @@ impl Problem {
     #[must_use]
     pub fn unsettled() -> Self {
         Self {
-            retry_after: Some(Duration::from_secs(1)),
+            retry_after: Some(COME_BACK),
             ..Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the request was carried out, but its answer could not be kept: ask again with the same idempotency key",
@@ -281,10 +294,37 @@ impl Problem {
         }
     }
 
-    /// What was kept can't be replayed now.
+    /// It was carried out, and the answer is not kept, as the key was taken from it meanwhile. Who asks again may have it carried
+    /// out a second time, so nothing says that it should.
+    #[must_use]
+    pub fn fenced() -> Self {
+        let detail = "the request was carried out, but its idempotency key was released or taken over meanwhile, so its answer \
+                      is not kept: asked again, it may be carried out again";
+        Self::new(StatusCode::CONFLICT, detail)
+    }
+
+    /// It was carried out, and this is why its answer is not known to be kept.
+    #[must_use]
+    pub fn of_unsettled(why: &Unsettled) -> Self {
+        match why {
+            Unsettled::Fenced => Self::fenced(),
+            Unsettled::Down(_) => Self::unsettled(),
+        }
+    }
+
+    /// It was carried out, and what was kept can't be replayed now.
     #[must_use]
     pub fn unreadable(error: &StoreError) -> Self {
-        Self::of(&Refusal::Down(error.clone()))
+        match error {
+            StoreError::Corrupt(_) => Self::of(&Refusal::Lost),
+            _ => Self {
+                retry_after: Some(COME_BACK),
+                ..Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the request was carried out before; its answer can't be read now",
+                )
+            },
+        }
     }
 
     /// Of a refusal.
@@ -296,10 +336,10 @@ impl Problem {
                 retry_after: Some(*retry_after),
                 ..Self::new(StatusCode::CONFLICT, refusal.to_string())
             },
-            Refusal::Unknown { .. } => Self::new(StatusCode::CONFLICT, refusal.to_string()),
+            Refusal::Unknown { .. } | Refusal::Lost => Self::new(StatusCode::CONFLICT, refusal.to_string()),
             // What is wrong with the store is for operators, not for clients.
             Refusal::Down(_) => Self {
-                retry_after: Some(Duration::from_secs(1)),
+                retry_after: Some(COME_BACK),
                 ..Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "whether this request was carried out before can't be told now, so it is not carried out",
@@ -321,11 +361,14 @@ pub const REPLAYED_HEADERS: [HeaderName; 8] = [
     header::LINK,
 ];
 
-/// The version of how heads are written.
+/// The version of how heads are written. None is 0, which notes that a body is lost.
 const FORMAT: u8 = 1;
+/// When to ask a store again that is down: most outages that end by themselves do so within seconds.
+const COME_BACK: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use super::super::store::Answer;
     use super::*;
 
     fn print(headers: &[(&str, &str)], body: &[&str]) -> Fingerprint {
@@ -351,6 +394,54 @@ mod tests {
         assert_ne!(print(&[("x-tenant", "1")], &[]), print(&[], &[]));
         assert_ne!(print(&[("x-tenant", "1")], &[]), print(&[("x-unit", "1")], &[]));
         assert_ne!(print(&[("x-tenant", "a"), ("x-tenant", "b")], &[]), print(&[("x-tenant", "ab")], &[]));
+    }
+
+    #[test]
+    fn the_port_and_the_case_of_the_host_make_no_other_request() {
+        let at = |host: &str| {
+            let map = HeaderMap::new();
+            Print::new(&Method::POST, host.as_bytes(), "/pay", &map, &[]).finish()
+        };
+        for same in ["shop.example", "SHOP.example", "shop.example:8080", "shop.example:443", "shop.example:"]
+        {
+            assert_eq!(at(same), at("shop.example"), "{same}");
+        }
+        for same in ["[2001:DB8::1]", "[2001:db8::1]:8080"] {
+            assert_eq!(at(same), at("[2001:db8::1]"), "{same}");
+        }
+        for other in ["shop.example:x", "other.example:8080", "[2001:db8::2]", "2001", "", ":80"] {
+            assert_ne!(at(other), at("shop.example"), "{other}");
+            assert_ne!(at(other), at("[2001:db8::1]"), "{other}");
+        }
+        assert_ne!(at("[2001:db8::1]"), at("[2001:db8:]"), "what is in brackets is no port");
+    }
+
+    #[test]
+    fn a_cookie_is_not_kept_whatever_was_chosen() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::SET_COOKIE, HeaderValue::from_static("s=1"));
+        headers.append(header::ETAG, HeaderValue::from_static("1"));
+        let head = Head::of(StatusCode::CREATED, &headers, &[header::SET_COOKIE, header::ETAG]);
+        assert_eq!(head.headers.keys().collect::<Vec<_>>(), [header::ETAG]);
+    }
+
+    #[test]
+    fn a_head_whose_body_is_lost_says_so() {
+        let head = Head::of(StatusCode::CREATED, &HeaderMap::new(), &[]);
+        let answer = Answer { head: head.encode().unwrap(), body: Bytes::from_static(b"7"), chunks: 0 };
+        let lost = answer.without_body();
+        assert!(answer.is_whole() && !lost.is_whole());
+        assert_eq!(Head::decode(&lost.head), Some(Head { whole: false, ..head }));
+    }
+
+    #[test]
+    fn nobody_is_told_to_ask_again_for_what_would_be_carried_out_again() {
+        let fenced = Problem::of_unsettled(&Unsettled::Fenced);
+        assert!(fenced.retry_after.is_none() && fenced.status == StatusCode::CONFLICT, "{fenced:?}");
+        let down = Problem::of_unsettled(&Unsettled::Down(StoreError::Down(String::new())));
+        assert!(down.retry_after.is_some() && down.status == StatusCode::SERVICE_UNAVAILABLE, "{down:?}");
+        let gone = Problem::unreadable(&StoreError::Corrupt(String::new()));
+        assert!(gone.detail.contains("was carried out") && gone.retry_after.is_none(), "{gone:?}");
     }
 
     #[test]

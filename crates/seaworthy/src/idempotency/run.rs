@@ -8,8 +8,10 @@ use bytes::Bytes;
 use seaworthy_core::idempotency::{Fingerprint, Token};
 use tokio::time::timeout;
 
-use super::keys::{Begun, Keys, Refusal, Unsettled, WhenDown};
-use super::store::{Answer, CHUNK_BYTES, Id, Settled};
+use super::config::WhenDown;
+use super::keys::{Begun, Keys, Refusal};
+use super::running::Unsettled;
+use super::store::{Answer, Id, Settled};
 use crate::clock;
 
 /// A result that can be kept: as bytes, from which it can be had again.
@@ -83,7 +85,7 @@ pub enum RunError<E> {
     Refused(Refusal),
     /// It was carried out, and the result may not be kept.
     Unsettled(Unsettled),
-    /// It ran for the whole of its lease and was given up. What it did is unknown.
+    /// It ran for so long, nearly the whole of its lease, and was given up. What it did is unknown.
     TimedOut(Duration),
     /// It was carried out before, and what was kept can't be read.
     Unreadable(String),
@@ -97,8 +99,11 @@ impl<E: fmt::Display> fmt::Display for RunError<E> {
             Self::Unsettled(why) => {
                 write!(f, "the operation was carried out, but its result may not be kept: {why}")
             }
-            Self::TimedOut(lease) => {
-                write!(f, "the operation was given up after its lease of {lease:?}; what it did is unknown")
+            Self::TimedOut(after) => {
+                write!(
+                    f,
+                    "the operation was given up after {after:?}, before its lease is over; what it did is unknown"
+                )
             }
             Self::Unreadable(why) => {
                 write!(f, "the operation was carried out before; its result can't be read: {why}")
@@ -120,6 +125,12 @@ impl<E: std::error::Error + 'static> std::error::Error for RunError<E> {
 
 impl Keys {
     /// Carries `operation` out, unless it was carried out before: then its result of then is the result.
+    ///
+    /// It has nearly the whole of its [lease](super::Config::lease): [`store_timeout`](super::Config::store_timeout) before its end it
+    /// is dropped, so that there is time to write down that its outcome is unknown.
+    ///
+    /// A result that can't be kept, as a piece of it is lost or the store is full, is given to this caller; others hear that it is
+    /// [lost](Refusal::Lost).
     ///
     /// With an `Err` the operation says that it had no effect, and its key is free again. Where it can't say so, it should
     /// not return at all, but panic or be dropped: then its outcome is unknown, which is what is told to who asks again
@@ -158,7 +169,7 @@ impl Keys {
         let running = match self.begin(id, fingerprint).await.map_err(RunError::Refused)? {
             Begun::First(running) => running,
             Begun::Replay(replay) => {
-                let record = replay.body().await.map_err(|error| RunError::Refused(Refusal::Down(error)))?;
+                let record = replay.body().await.map_err(RunError::Refused)?;
                 let result = T::from_record(record).map_err(RunError::Unreadable)?;
                 return Ok(Ran { result, replayed: true });
             }
@@ -167,9 +178,10 @@ impl Keys {
                 return Ok(Ran { result, replayed: false });
             }
         };
-        let left = running.until().since(clock::now());
+        let left = running.stop_at().since(clock::now());
         let Ok(result) = timeout(left, operation(running.token())).await else {
-            return Err(RunError::TimedOut(self.config().lease));
+            // As nobody settles it, it is unknown.
+            return Err(RunError::TimedOut(left));
         };
         match result {
             Ok(result) => {
@@ -186,22 +198,5 @@ impl Keys {
                 Err(RunError::Failed(error))
             }
         }
-    }
-}
-
-impl super::Running {
-    /// Settles the operation with `answer` and this body, in as many pieces as it takes.
-    ///
-    /// # Errors
-    /// As of [`settle`](Self::settle); then nothing of it is replayed.
-    pub async fn keep(self, mut answer: Answer, mut body: Bytes) -> Result<(), Unsettled> {
-        answer.body = body.split_to(body.len().min(CHUNK_BYTES));
-        answer.chunks = 0;
-        while !body.is_empty() {
-            let piece = body.split_to(body.len().min(CHUNK_BYTES));
-            self.put_chunk(answer.chunks, piece).await?;
-            answer.chunks += 1;
-        }
-        self.settle(Settled::Done(answer)).await
     }
 }

@@ -43,6 +43,12 @@ pub(crate) enum Fault {
     Loses,
     /// It is taken, and never answers.
     LosesAndHangs,
+    /// It is not taken: there is no room.
+    Full,
+    /// It is taken, and the answer says that there is no room.
+    LosesAndIsFull,
+    /// It is not taken, and what is there is damaged.
+    Damaged,
     /// It is taken, and answers when it is told to.
     Holds(oneshot::Receiver<()>),
     /// A `reserve` that never answers, and is taken so much later. Others are as `Hangs`.
@@ -65,8 +71,13 @@ pub(crate) struct Faulty {
 impl Faulty {
     /// Without faults, yet.
     pub(crate) fn new() -> Arc<Self> {
+        Self::over(Memory::new(100_000))
+    }
+
+    /// Without faults but those of `memory`, yet.
+    pub(crate) fn over(memory: Memory) -> Arc<Self> {
         Arc::new(Self {
-            inner: Arc::new(Memory::new(100_000)),
+            inner: Arc::new(memory),
             plan: Mutex::new(Box::new(|_| None)),
             asked: Mutex::default(),
             orphans: AtomicBool::new(false),
@@ -142,6 +153,12 @@ async fn broken<T>(step: Step<'_, T>, fault: Fault) -> Result<T, StoreError> {
             step.await?;
             pending().await
         }
+        Fault::Full => full(),
+        Fault::LosesAndIsFull => {
+            step.await?;
+            full()
+        }
+        Fault::Damaged => Err(StoreError::Corrupt("a test has bent a bit".to_owned())),
         Fault::Holds(until) => {
             let result = step.await;
             until.await.unwrap();
@@ -152,6 +169,10 @@ async fn broken<T>(step: Step<'_, T>, fault: Fault) -> Result<T, StoreError> {
 
 fn down<T>() -> Result<T, StoreError> {
     Err(StoreError::Down("a test has pulled its plug".to_owned()))
+}
+
+fn full<T>() -> Result<T, StoreError> {
+    Err(StoreError::Full("a test has filled its disk".to_owned()))
 }
 
 impl std::fmt::Debug for Faulty {
@@ -207,7 +228,10 @@ impl Store for Faulty {
     }
 
     fn find<'a>(&'a self, id: &'a Id) -> Step<'a, Option<Record>> {
-        self.step(Op::Find, self.inner.find(id))
+        self.step(
+            Op::Find,
+            Box::pin(async move { Ok(self.inner.find(id).await?.map(|record| self.seen(record))) }),
+        )
     }
 
     fn list<'a>(&'a self, from: Option<&'a str>, most: usize) -> Step<'a, Page> {
