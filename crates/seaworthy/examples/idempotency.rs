@@ -9,14 +9,15 @@
 use std::error::Error as StdError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderName, Method, StatusCode};
 use axum::routing::post;
 use axum::{Extension, Router};
 use seaworthy::idempotency::store::memory::Memory;
-use seaworthy::idempotency::{Fingerprint, Id, Keys, Token};
-use seaworthy::layer::Idempotency;
+use seaworthy::idempotency::{Id, Keys, Token, fingerprint};
+use seaworthy::layer::{Clients, Idempotency};
 
 type Payments = Arc<AtomicU32>;
 
@@ -32,9 +33,12 @@ async fn pay(
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn StdError>> {
     let payments = Payments::default();
-    let once = Idempotency::new("payments", Keys::of(Memory::new(100_000)))
-        .required([Method::POST])
-        .client_header(HeaderName::from_static("x-account"));
+    let keys = Keys::of(Memory::new(100_000));
+    // What is past its retention goes only if somebody sweeps.
+    tokio::spawn(keys.sweep_every(Duration::from_secs(60)));
+    // Two accounts that draw the same key don't meet. In a real server, take what an outer layer has verified.
+    let accounts = Clients::by_header(HeaderName::from_static("x-account"));
+    let once = Idempotency::new("payments", keys, accounts).required([Method::POST]);
     let app = Router::new().route("/payments", post(pay)).layer(once).with_state(payments.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/payments", listener.local_addr()?);
@@ -57,11 +61,13 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     }
     assert_eq!(payments.load(Ordering::SeqCst), 1);
 
-    // The same without HTTP, for an operation of the program's own. What makes it the same operation is up to the program.
+    // The same without HTTP, for an operation of the program's own. What makes it the same operation is up to the program: here the
+    // day is the key, and to whom the report goes is what must not differ under it.
     let keys = Keys::of(Memory::new(1_000));
-    let (id, fingerprint) = (Id::new("nightly-report", b"", "2026-02-28"), Fingerprint([0; 32]));
+    let id = Id::new("nightly-report", b"", "2026-02-28");
+    let what = fingerprint(&[b"nightly-report", b"accounting@shop.example"]);
     for _ in 0..2 {
-        let ran = keys.run(&id, fingerprint, || async { Ok::<_, std::io::Error>("sent".to_owned()) }).await?;
+        let ran = keys.run(&id, what, || async { Ok::<_, std::io::Error>("sent".to_owned()) }).await?;
         println!("the report of the day: {}{}", ran.result, if ran.replayed { ", before" } else { " now" });
     }
     Ok(())

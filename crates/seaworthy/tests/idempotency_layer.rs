@@ -22,9 +22,9 @@ use http_body_util::BodyExt;
 use seaworthy::core::Valid;
 use seaworthy::core::idempotency::OnUnknown;
 use seaworthy::idempotency::http::Keep;
-use seaworthy::idempotency::store::{CHUNK_BYTES, Id};
-use seaworthy::idempotency::{Busy, Config, Key, Keys, Phase, Token, WhenDown};
-use seaworthy::layer::Idempotency;
+use seaworthy::idempotency::store::{Answer as Answered, CHUNK_BYTES, Id, Release, Settled, Store as _};
+use seaworthy::idempotency::{Begun, Busy, Config, Key, Keys, Phase, Token, WhenDown};
+use seaworthy::layer::{Clients, Idempotency};
 use tokio::sync::Semaphore;
 use tokio::time::{advance, sleep};
 use tower::{Layer, ServiceExt};
@@ -38,6 +38,11 @@ struct Server {
     store: Arc<Faulty>,
     app: Router,
     shop: Arc<Shop>,
+}
+
+/// Most tests have one client, which says nothing of itself.
+fn clients() -> Clients {
+    Clients::by_header(HeaderName::from_static("x-account"))
 }
 
 struct Shop {
@@ -87,7 +92,7 @@ impl Server {
         });
         let app = Router::new()
             .route("/{*path}", any(order))
-            .layer(layer(Idempotency::new("shop", keys)))
+            .layer(layer(Idempotency::new("shop", keys, clients())))
             .with_state(shop.clone());
         Self { store, app, shop }
     }
@@ -219,7 +224,10 @@ mod the_draft {
         ] {
             server.send(request).await.problem(422);
         }
-        // What is not part of it may differ.
+        // What is not part of it may differ, as the port of another proxy before it.
+        for host in ["shop.example:8081", "Shop.example"] {
+            assert!(server.send(to(Method::POST, host, "/orders")).await.replayed());
+        }
         assert!(server.send(with(post("1 book"), "x-request-id", "7")).await.replayed());
         assert_eq!(server.effects(), 1);
     }
@@ -313,8 +321,7 @@ mod the_draft {
 
     #[tokio::test]
     async fn s5_a_key_belongs_to_one_client() {
-        let name = HeaderName::from_static("x-account");
-        let server = Server::new(Config::default(), |layer| layer.client_header(name.clone()));
+        let server = Server::usual();
         for (account, order) in [("a", "order 1"), ("b", "order 2"), ("a", "order 1")] {
             assert_eq!(server.send(with(post("1 book"), "x-account", account)).await.body, order);
         }
@@ -471,7 +478,7 @@ async fn what_takes_longer_than_its_lease_is_dropped_and_unknown() {
 async fn an_error_is_unknown_and_of_what_was_not_even_ready_the_key_is_free() {
     for (ready, phase) in [(true, Phase::Unknown), (false, Phase::Free)] {
         let store = Faulty::new();
-        let layer = Idempotency::new("shop", Keys::new(store.clone(), Valid::default()));
+        let layer = Idempotency::new("shop", Keys::new(store.clone(), Valid::default()), clients());
         let failing = Failing { ready };
         let result = layer.layer(failing).oneshot(post("1 book")).await;
         assert_eq!(result.err(), Some("broken"));
@@ -573,7 +580,14 @@ async fn an_answer_that_is_too_long_is_given_once_and_then_that_it_was() {
             move |_| {
                 let pieces = ["order", " 1 of", " many"].map(Ok::<_, Infallible>);
                 let body = if streams { streamed(pieces) } else { Body::from("order 1 of many") };
-                ([(header::LOCATION, "/orders/1")], body).into_response()
+                let mut answer = ([(header::LOCATION, "/orders/1")], body).into_response();
+                for (name, value) in [(header::CONTENT_ENCODING, "identity"), (header::ETAG, "\"1\"")] {
+                    answer.headers_mut().insert(name, HeaderValue::from_static(value));
+                }
+                for link in ["<a>", "<b>"] {
+                    answer.headers_mut().append(header::LINK, HeaderValue::from_static(link));
+                }
+                answer
             },
         );
         let first = server.post("1 book").await;
@@ -581,8 +595,113 @@ async fn an_answer_that_is_too_long_is_given_once_and_then_that_it_was() {
         let again = server.post("1 book").await;
         assert!(again.problem(409).contains("200"));
         assert!(again.replayed() && again.headers[header::LOCATION] == "/orders/1");
+        assert_eq!(again.headers.get_all(header::LINK).iter().collect::<Vec<_>>(), ["<a>", "<b>"]);
+        for name in [header::CONTENT_ENCODING, header::ETAG] {
+            assert!(!again.headers.contains_key(&name), "{name} is not of this document");
+        }
         assert_eq!(server.effects(), 1);
     }
+}
+
+fn long() -> Bytes {
+    (0..3 * CHUNK_BYTES).map(|n| (n % 251) as u8).collect::<Vec<_>>().into()
+}
+
+/// It is given once, as one that is too long.
+#[tokio::test]
+async fn an_answer_of_which_a_piece_can_not_be_kept_is_given_once_and_then_that_it_was() {
+    for nth in 1..=2 {
+        let server = Server::answering(Config::default(), |layer| layer, |_| long().into_response());
+        let mut pieces = 0;
+        server.store.plan(move |op| {
+            pieces += u32::from(op == Op::PutChunk);
+            (op == Op::PutChunk && pieces == nth).then_some(Fault::Fails)
+        });
+        let first = server.post("1 book").await;
+        assert!(first.status == StatusCode::OK && first.body == long(), "{}", first.body.len());
+        let again = server.post("1 book").await;
+        assert!(again.problem(409).contains("not kept") && again.replayed());
+        assert_eq!(server.effects(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_an_answer_in_an_outage_what_is_here_is_given_where_that_was_chosen() {
+    for (when_down, lost, given) in [
+        (WhenDown::Allow, 1, true),
+        // The first piece lies in the store, which is down.
+        (WhenDown::Allow, 2, false),
+        (WhenDown::Refuse, 1, false),
+    ] {
+        let server = Server::answering(
+            Config { when_down, ..Config::default() },
+            |layer| layer,
+            |_| long().into_response(),
+        );
+        let mut pieces = 0;
+        server.store.plan(move |op| {
+            pieces += u32::from(op == Op::PutChunk);
+            (pieces >= lost).then_some(Fault::Fails)
+        });
+        let first = server.post("1 book").await;
+        if given {
+            assert!(first.status == StatusCode::OK && first.body == long(), "{}", first.body.len());
+        } else {
+            assert!(first.problem(503).contains("was carried out"));
+        }
+        server.store.mend();
+        server.until(Phase::Done).await;
+        server.post("1 book").await.problem(409);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_for_which_there_is_no_room_is_given_once_and_then_that_it_was() {
+    let server = Server::usual();
+    server.store.once(Op::Settle, Fault::Full);
+    assert_eq!(server.post("1 book").await.body, "order 1");
+    let again = server.post("1 book").await;
+    assert!(again.problem(409).contains("201") && again.replayed());
+}
+
+/// Another program's, or one of another version.
+#[tokio::test]
+async fn what_is_no_answer_is_not_marked_as_one_that_was_given_before() {
+    let server = Server::usual();
+    let keys = Keys::new(server.store.clone(), Valid::default());
+    server.post("1 book").await;
+    let id = Id::new("shop", b"", KEY.trim_matches('"'));
+    let print = server.store.inner.find(&id).await.unwrap().unwrap().standing.fingerprint;
+    let id = Id::new("shop", b"", "other");
+    let Begun::First(running) = keys.begin(&id, print).await.unwrap() else { panic!("it is the first") };
+    running.settle(Settled::Done(Answered { head: "?".into(), ..Answered::default() })).await.unwrap();
+    let strange = server.send(with(post_without("1 book"), "idempotency-key", "other")).await;
+    assert!(strange.problem(409).contains("was carried out"));
+    assert!(!strange.replayed() && server.effects() == 1);
+}
+
+#[tokio::test]
+async fn who_was_overtaken_is_not_told_to_ask_again() {
+    let server = Arc::new(Server::usual());
+    server.shop.open.forget_permits(1_000);
+    let first = tokio::spawn({
+        let server = server.clone();
+        async move { server.post("1 book").await }
+    });
+    server.begun(1).await;
+    let id = Id::new("shop", b"", KEY.trim_matches('"'));
+    let release = Release {
+        id,
+        token: Token::FIRST,
+        phase: Phase::Running,
+        reason: "a test says so".to_owned(),
+        at: Duration::ZERO,
+    };
+    assert!(server.store.release(&release).await.unwrap());
+    server.shop.open.add_permits(1);
+    let first = first.await.unwrap();
+    assert!(!first.headers.contains_key(header::RETRY_AFTER));
+    assert!(first.problem(409).contains("may be carried out again"));
 }
 
 #[tokio::test]
@@ -632,7 +751,7 @@ async fn a_store_that_is_down_is_503_and_where_it_was_chosen_no_hindrance() {
     let server = Server::new(Config { when_down: WhenDown::Allow, ..Config::default() }, |layer| layer);
     server.store.plan(|_| Some(Fault::Fails));
     assert_eq!(server.post("1 book").await.body, "order 1");
-    assert_eq!(server.shop.seen.lock().unwrap()[0].1, None, "nobody has a token");
+    assert_eq!(server.shop.seen.lock().unwrap()[0].1, Some(0), "older than every other");
 }
 
 #[tokio::test(start_paused = true)]
@@ -691,7 +810,7 @@ async fn what_is_replayed_needs_no_service() {
     server.post("1 book").await;
     let asked = Arc::new(AtomicU32::new(0));
     let keys = Keys::new(server.store.clone(), Valid::default());
-    let never = Idempotency::new("shop", keys).layer(Never(asked.clone()));
+    let never = Idempotency::new("shop", keys, clients()).layer(Never(asked.clone()));
     let answer = never.oneshot(post("1 book")).await.unwrap();
     assert_eq!(answer.status(), StatusCode::CREATED);
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "order 1");

@@ -1,6 +1,7 @@
 //! The layer that carries a request with an idempotency key out once.
 
 mod body;
+mod clients;
 mod keeping;
 
 use std::fmt;
@@ -20,14 +21,13 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub use body::{AnswerBody, RequestBody};
+pub use clients::Clients;
 
 use self::body::BoxError;
 use crate::clock;
-use crate::idempotency::http::{
-    IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, Keep, Print, Problem, REPLAYED_HEADERS,
-};
+use crate::idempotency::http::{IDEMPOTENCY_KEY, Keep, Print, Problem, REPLAYED_HEADERS};
 use crate::idempotency::store::Settled;
-use crate::idempotency::{Begun, Id, Key, Keys, Phase, Running, http as keyed};
+use crate::idempotency::{Begun, Id, Key, Keys, Phase, Running, Token, http as keyed};
 
 /// Carries a request with an `Idempotency-Key` out once, and answers every repetition with the first one's answer, marked
 /// `Idempotent-Replayed: true`.
@@ -39,29 +39,30 @@ use crate::idempotency::{Begun, Id, Key, Keys, Phase, Running, http as keyed};
 ///   key free, but for 502 and 504, of which nobody knows what happened behind them.
 /// * What the service behind it ends with an error or a panic is unknown; if it was not even ready, the key is free.
 /// * That service runs in a task of its own: a client that leaves does not end what it asked for, but while it waits for
-///   somebody else's. It has to end within the [lease](crate::idempotency::Config::lease), or is dropped, and its outcome is
-///   unknown. A server that stops gracefully waits for its connections, and not for the tasks of clients that have left.
-/// * The service finds the [`Key`] among the request's extensions, and the fencing [`Token`](crate::idempotency::Token) of its
-///   turn, to pass on to whatever it changes.
+///   somebody else's. It has nearly the whole of the [lease](crate::idempotency::Config::lease); one
+///   [`store_timeout`](crate::idempotency::Config::store_timeout) before its end it is dropped, and its outcome is unknown. A server that stops gracefully waits for its connections, and not for the tasks of clients that have left.
+/// * The service finds the [`Key`] among the request's extensions, and the fencing [`Token`] of its turn, to pass on to whatever
+///   it changes. Where it is carried out unrecorded, as the store is down and
+///   [that was chosen](crate::idempotency::WhenDown::Allow), the token is 0: older than every other. Without a key there is neither.
 /// * Bodies of such requests are read whole, up to [`most_request_bytes`](Self::most_request_bytes); others pass as they
 ///   come. Requests of gRPC and upgrades get 400 if they have a key: their answers are more than a head and a body.
 ///
 /// ```
 /// use axum::{Router, routing::post};
+/// use http::HeaderName;
 /// use seaworthy::idempotency::{Keys, store::memory::Memory};
-/// use seaworthy::layer::Idempotency;
+/// use seaworthy::layer::{Clients, Idempotency};
 ///
+/// let keys = Keys::of(Memory::new(100_000));
+/// let clients = Clients::by_header(HeaderName::from_static("x-account"));
 /// let app: Router = Router::new()
 ///     .route("/payments", post(async || "paid"))
-///     .layer(Idempotency::new("payments", Keys::of(Memory::new(100_000))));
+///     .layer(Idempotency::new("payments", keys, clients));
 /// ```
 #[derive(Clone, Debug)]
 pub struct Idempotency {
     settings: Arc<Settings>,
 }
-
-/// Says who sends a request.
-type Client = Arc<dyn Fn(&Parts) -> Vec<u8> + Send + Sync>;
 
 #[derive(Clone)]
 struct Settings {
@@ -70,7 +71,7 @@ struct Settings {
     methods: Vec<Method>,
     required: Vec<Method>,
     header: HeaderName,
-    client: Client,
+    clients: Clients,
     counted: Vec<HeaderName>,
     keep: Keep,
     replayed: Vec<HeaderName>,
@@ -82,17 +83,19 @@ impl Idempotency {
     /// The layer with `keys`, which are unique within `place`: a name of at most 255 bytes that no other service has which keeps
     /// its keys in the same store.
     ///
-    /// A key is honoured with POST and PATCH, and not required. It is the same key whoever sends it, until [`client`](Self::client)
-    /// or [`client_header`](Self::client_header) tells clients apart.
+    /// A key is one client's: whoever else sends it asks for something else. There is no default for what tells `clients` apart, as
+    /// with a wrong one a client that guesses another's key, or draws the same, is given that client's answer.
+    ///
+    /// A key is honoured with POST and PATCH, and not required.
     #[must_use]
-    pub fn new(place: &str, keys: Keys) -> Self {
+    pub fn new(place: &str, keys: Keys, clients: Clients) -> Self {
         let settings = Settings {
             place: place.into(),
             keys,
             methods: vec![Method::POST, Method::PATCH],
             required: Vec::new(),
             header: IDEMPOTENCY_KEY,
-            client: Arc::new(|_| Vec::new()),
+            clients,
             counted: Vec::new(),
             keep: Keep::default(),
             replayed: REPLAYED_HEADERS.to_vec(),
@@ -126,22 +129,6 @@ impl Idempotency {
         self.with(|settings| settings.header = name)
     }
 
-    /// Tells clients apart, so that none meets another's keys: whatever is the same in every request of one client and no other's,
-    /// such as the account that an outer layer has found and put into the extensions. Only a hash of it is kept. A client that
-    /// is another after it has renewed its session repeats nothing, so take what lasts.
-    #[must_use]
-    pub fn client(self, client: impl Fn(&Parts) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        self.with(|settings| settings.client = Arc::new(client))
-    }
-
-    /// Tells clients apart by the value of a header; those without it are one. See [`client`](Self::client).
-    #[must_use]
-    pub fn client_header(self, name: HeaderName) -> Self {
-        self.client(move |parts| {
-            parts.headers.get(&name).map(|value| value.as_bytes().to_vec()).unwrap_or_default()
-        })
-    }
-
     /// The headers that make a request another if they differ, besides its method, host, path, query and body. None.
     #[must_use]
     pub fn fingerprint_headers(self, names: impl IntoIterator<Item = HeaderName>) -> Self {
@@ -155,6 +142,7 @@ impl Idempotency {
     }
 
     /// The headers of an answer that are kept with it. [`REPLAYED_HEADERS`]: what describes the body, and where the result is.
+    /// `Set-Cookie` is never kept: it would hand a session to whoever repeats the request.
     #[must_use]
     pub fn replayed_headers(self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.with(|settings| settings.replayed = names.into_iter().collect())
@@ -262,17 +250,17 @@ where
     };
     let mut print = settings.print(&parts);
     body.show(&mut print);
-    let id = Id::new(&settings.place, &(settings.client)(&parts), key.as_str());
+    let id = Id::new(&settings.place, &settings.clients.of(&parts), key.as_str());
     parts.extensions.insert(key);
     let begun = settings.keys.begin(&id, print.finish()).await;
     let running = match begun {
         Ok(Begun::First(running)) => running,
-        Ok(Begun::Replay(replay)) => {
-            let mut response = keeping::replayed(&replay);
-            response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-            return Ok(response);
+        Ok(Begun::Replay(replay)) => return Ok(keeping::replayed(&replay)),
+        Ok(Begun::Unrecorded(_)) => {
+            // Older than every other.
+            parts.extensions.insert(Token(0));
+            return passed(service, Request::from_parts(parts, body)).await;
         }
-        Ok(Begun::Unrecorded(_)) => return passed(service, Request::from_parts(parts, body)).await,
         Err(refusal) => return Ok(told(&Problem::of(&refusal))),
     };
     parts.extensions.insert(running.token());
@@ -290,7 +278,7 @@ where
     }
 }
 
-/// Carries it out within its lease. If the service panics, `running` is dropped, and so the outcome unknown.
+/// Carries it out while there is time to write down how it ended. If the service panics, `running` is dropped, and so the outcome unknown.
 async fn carry_out<S, B, R>(
     settings: Arc<Settings>,
     mut service: S,
@@ -302,7 +290,7 @@ where
     R: Body,
     R::Error: Into<BoxError>,
 {
-    let until = clock::to_tokio(running.until());
+    let until = clock::to_tokio(running.stop_at());
     let ready = timeout_at(until, poll_fn(|cx| service.poll_ready(cx))).await;
     let (settled, result) = match ready {
         Ok(Ok(())) => match timeout_at(until, service.call(request)).await {

@@ -12,6 +12,6 @@ mod service;
 
 pub use fallback::{Fallback, FallingBack, OrElse};
 #[cfg(feature = "idempotency")]
-pub use idempotency::{AnswerBody, CarriedOutOnce, Idempotency, RequestBody};
+pub use idempotency::{AnswerBody, CarriedOutOnce, Clients, Idempotency, RequestBody};
 pub use policy::{Breaker, Bulkhead, Hedge, Limit, Queue, Rate, Retry, Throttle, Timeout};
 pub use service::{Answer, Resilient, Standard, Tries};

@@ -6,13 +6,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::response::Parts;
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::{AnswerBody, BoxError, Kept, Numbered};
 use super::{Settings, told};
-use crate::idempotency::http::{Head, Problem};
+use crate::idempotency::http::{Head, IDEMPOTENT_REPLAYED, Problem};
 use crate::idempotency::store::{CHUNK_BYTES, Settled};
 use crate::idempotency::{Answer, Pieces, Running, StoreError, Unsettled, WhenDown};
 
@@ -36,11 +36,9 @@ where
     head.length = reader.length;
     head.whole = read == Read::Whole;
     let settled = match read {
-        Read::Whole | Read::TooLong => running.settle(Settled::Done(reader.kept(&mut head))).await,
-        Read::Unheard => {
-            // Nobody will see it; but that it was carried out is to be known.
-            let _unheard = running.settle(Settled::Done(reader.kept(&mut head))).await;
-            return told(&Problem::unsettled());
+        // Of what is not kept it is that it was carried out.
+        Read::Whole | Read::TooLong | Read::Unheard => {
+            running.settle(Settled::Done(reader.kept(&mut head))).await
         }
         Read::Broke | Read::TimedOut => {
             // A store that does not hear it now is told later.
@@ -50,10 +48,14 @@ where
     };
     match settled {
         Ok(()) => reader.forwarded(parts, pieces),
-        Err(Unsettled::Down(_)) if settings.keys.config().when_down == WhenDown::Allow => {
+        // What lies in a store that is down can't be passed on; all else is here.
+        Err(Unsettled::Down(_))
+            if settings.keys.config().when_down == WhenDown::Allow
+                && (read != Read::Unheard || reader.pieces == 0) =>
+        {
             reader.forwarded(parts, pieces)
         }
-        Err(_) => told(&Problem::unsettled()),
+        Err(why) => told(&Problem::of_unsettled(&why)),
     }
 }
 
@@ -65,11 +67,11 @@ pub(super) fn replayed<R>(replay: &crate::idempotency::Replay) -> Response<Answe
     };
     if !head.whole {
         let mut response = told(&Problem::not_kept(&head));
-        // Where the result is says more than that it is somewhere.
-        for (name, value) in &head.headers {
-            response.headers_mut().entry(name).or_insert_with(|| value.clone());
+        // Where the result is says more than that it is somewhere. What describes the body was of another one.
+        for (name, value) in head.pointers() {
+            response.headers_mut().append(name, value.clone());
         }
-        return response;
+        return marked(response);
     }
     let pieces = replay.pieces().clone();
     let numbered = Numbered { pieces, next: 0, count: kept.chunks, last: Bytes::new() };
@@ -83,6 +85,12 @@ pub(super) fn replayed<R>(replay: &crate::idempotency::Replay) -> Response<Answe
     let mut response = Response::new(AnswerBody::of(body));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
+    marked(response)
+}
+
+/// As one that was given before.
+fn marked<B>(mut response: Response<B>) -> Response<B> {
+    response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     response
 }
 
@@ -138,14 +146,14 @@ impl<R: Body> Reader<R> {
             }
             while self.last.len() > CHUNK_BYTES {
                 let piece = self.last.split_to(CHUNK_BYTES).freeze();
-                if self.put(running, piece).await.is_err() {
+                if !self.put(running, piece).await {
                     return Read::Unheard;
                 }
             }
         }
         self.ended = true;
         let last = std::mem::take(&mut self.last).freeze();
-        if self.put(running, last).await.is_err() { Read::Unheard } else { Read::Whole }
+        if self.put(running, last).await { Read::Whole } else { Read::Unheard }
     }
 
     /// The next piece; `None` in its place if there is none because it broke off.
@@ -164,14 +172,20 @@ impl<R: Body> Reader<R> {
         }
     }
 
-    async fn put(&mut self, running: &Running, piece: Bytes) -> Result<(), Unsettled> {
+    /// Puts a piece; one that the store does not take is still to be passed on.
+    async fn put(&mut self, running: &Running, piece: Bytes) -> bool {
         if self.front.is_none() {
             self.front = Some(piece);
-            return Ok(());
+            return true;
         }
-        running.put_chunk(self.pieces, piece).await?;
-        self.pieces += 1;
-        Ok(())
+        let put = running.put_chunk(self.pieces, piece.clone()).await;
+        if put.is_ok() {
+            self.pieces += 1;
+        } else {
+            let rest = std::mem::replace(&mut self.last, BytesMut::from(piece));
+            self.last.unsplit(rest);
+        }
+        put.is_ok()
     }
 
     /// What is kept of it.
