@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use seaworthy::idempotency::store::postgres::{Joined, Options, Postgres};
-use seaworthy::idempotency::{Answer, Fingerprint, Id};
+use seaworthy::idempotency::{Answer, Fingerprint, Id, Store as _, fingerprint};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -77,7 +77,7 @@ async fn charge_in_spite_of_everything(url: &str) -> Result<(), Failed> {
         let keys = keys.clone();
         async move {
             let transaction = client.transaction().await?;
-            let joined = keys.join(&transaction, &key(), fingerprint(), RETENTION).await?;
+            let joined = keys.join(&transaction, &key(), asked(), RETENTION).await?;
             assert!(matches!(joined, Joined::First(_)), "nobody was before it: {joined:?}");
             transaction.execute(TAKE, &[&AMOUNT]).await?;
             let _nobody_listens = tell.send(());
@@ -101,6 +101,9 @@ async fn charge_in_spite_of_everything(url: &str) -> Result<(), Failed> {
     for other in others {
         println!("{}", other.await??);
     }
+    // What a program does every minute or so: PostgreSQL forgets nothing by itself.
+    let swept = keys.sweep(1_000).await?;
+    println!("{swept} keys were past their retention");
     Ok(())
 }
 
@@ -108,7 +111,7 @@ async fn charge_in_spite_of_everything(url: &str) -> Result<(), Failed> {
 async fn charge(keys: &Postgres, url: &str, number: u32) -> Result<String, Failed> {
     let (mut client, _) = connect(url).await?;
     let transaction = client.transaction().await?;
-    match keys.join(&transaction, &key(), fingerprint(), RETENTION).await? {
+    match keys.join(&transaction, &key(), asked(), RETENTION).await? {
         Joined::First(first) => {
             let left: i64 = transaction.query_one(TAKE, &[&AMOUNT]).await?.get(0);
             let receipt = format!("charged by client {number}, {left} left");
@@ -136,9 +139,9 @@ fn key() -> Id {
     Id::new("POST /charges", b"alice", "8e03978e-40d5-43e8-bc93-6894a57f9324")
 }
 
-/// Of a whole request this would be a hash, so that the key isn't taken for another charge.
-fn fingerprint() -> Fingerprint {
-    Fingerprint([30; 32])
+/// All that makes it this charge and no other, so that the key isn't taken for one of another amount.
+fn asked() -> Fingerprint {
+    fingerprint(&[b"charge", b"alice", &AMOUNT.to_be_bytes()])
 }
 
 const AMOUNT: i64 = 30;
