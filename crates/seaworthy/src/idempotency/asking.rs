@@ -150,33 +150,20 @@ impl Shared {
     /// Settles what a step may have reserved for `owner` without anybody having heard of it. The step may still be on its way,
     /// so one look does not do.
     async fn undo(&self, id: &Id, owner: u128, settled: &Settled, mut turns: Turns) {
-        let mut looks = 0;
-        while looks < UNDO_LOOKS {
-            let found = match turns.take(self.step(self.store.find(id))).await {
-                Some(Ok(found)) => found,
-                Some(Err(_)) => {
-                    turns.pause().await;
-                    continue;
-                }
-                None => return,
-            };
+        for _ in 0..UNDO_LOOKS {
+            let Some(found) = turns.keep(|| self.step(self.store.find(id))).await else { return };
             if let Some(Record { standing, .. }) = found
                 && standing.phase == Phase::Running
             {
                 // If it is another's, this does nothing.
                 let hold = Hold { token: standing.token, owner };
-                let step = self.store.settle(id, hold, settled, self.config.retention);
-                match turns.take(self.step(step)).await {
-                    Some(Ok(true)) => return self.settled(id),
-                    Some(Ok(false)) => {}
-                    Some(Err(_)) => {
-                        turns.pause().await;
-                        continue;
-                    }
+                let settle = || self.step(self.store.settle(id, hold, settled, self.config.retention));
+                match turns.keep(settle).await {
+                    Some(true) => return self.settled(id),
+                    Some(false) => {}
                     None => return,
                 }
             }
-            looks += 1;
             sleep(self.config.store_timeout).await;
         }
     }

@@ -72,6 +72,24 @@ impl Turns {
         if clock::now() >= self.until { None } else { Some(ask.await) }
     }
 
+    /// Waits for a turn, and keeps it until what `ask` does is no error: so those who wait for theirs meanwhile ask nothing of a
+    /// store that is down, however many they are. `None` once there are no more.
+    pub(super) async fn keep<T, E, F>(&mut self, mut ask: impl FnMut() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let at_once = self.at_once.clone();
+        // Nobody closes it.
+        let _turn = at_once.acquire().await.ok()?;
+        while clock::now() < self.until {
+            match ask().await {
+                Ok(done) => return Some(done),
+                Err(_) => self.pause().await,
+            }
+        }
+        None
+    }
+
     /// Waits before the next turn, longer each time.
     pub(super) async fn pause(&mut self) {
         sleep(self.pause).await;
@@ -92,6 +110,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
 
     use super::*;
 
@@ -127,6 +147,33 @@ mod tests {
         let (tell, told) = tokio::sync::oneshot::channel();
         assert!(errands.run(Some(runtime.handle()), 0, LONG, |_| async move { tell.send(7).unwrap() }));
         assert_eq!(runtime.block_on(told).unwrap(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_ask_nothing_of_a_store_that_is_down() {
+        let errands = Errands::new();
+        let (is_up, asked, done) = (AtomicBool::default(), AtomicUsize::default(), AtomicUsize::default());
+        let all = Arc::new((is_up, asked, done));
+        for _ in 0..10 * MOST_AT_ONCE {
+            let all = all.clone();
+            assert!(errands.run(None, 0, LONG, |mut turns| async move {
+                let ask = async || {
+                    all.1.fetch_add(1, Relaxed);
+                    if all.0.load(Relaxed) { Ok(()) } else { Err(()) }
+                };
+                turns.keep(ask).await.unwrap();
+                all.2.fetch_add(1, Relaxed);
+            }));
+        }
+        sleep(LONG / 2).await;
+        let each = all.1.load(Relaxed) / MOST_AT_ONCE;
+        assert!(
+            (30..40).contains(&each),
+            "about once a second, and no more of them than have a turn: {each}"
+        );
+        all.0.store(true, Relaxed);
+        sleep(LONGEST_PAUSE).await;
+        assert_eq!(all.2.load(Relaxed), 10 * MOST_AT_ONCE);
     }
 
     #[tokio::test(start_paused = true)]
