@@ -142,7 +142,7 @@ impl Once {
         self.asked.headers.insert(FENCING_TOKEN, HeaderValue::from(claim.token().0));
         let affair = &mut self.affair;
         affair.ledger.claim = Some(Claimed::Now(claim.token()));
-        affair.deadline = affair.deadline.into_iter().chain([claim.until()]).min();
+        affair.deadline = affair.deadline.into_iter().chain([claim.stop_at()]).min();
         let mut running = self.start();
         let ending = running.driver.run().await;
         match ending {
@@ -192,10 +192,8 @@ impl Once {
         } else {
             let mut response = manner.refuse(ledger, &told(&Problem::not_kept(&head)), why);
             // Where the result is says more than that it is somewhere; the rest described the body that is not there.
-            for name in [header::LOCATION, header::LINK] {
-                for value in head.headers.get_all(&name) {
-                    response.headers_mut().append(&name, value.clone());
-                }
+            for (name, value) in head.pointers() {
+                response.headers_mut().append(name, value.clone());
             }
             response
         };
@@ -269,7 +267,7 @@ impl Keeping<'_> {
         match settled {
             Ok(()) => reader.forwarded(parts, pieces),
             Err(Unsettled::Down(_)) if allowed => reader.forwarded(parts, pieces),
-            Err(_) => reader.refuse(&manner, &told(&Problem::unsettled())),
+            Err(why) => reader.refuse(&manner, &told(&Problem::of_unsettled(&why))),
         }
     }
 }
