@@ -25,7 +25,7 @@ const TICK: Duration = Duration::from_millis(1);
 
 #[tokio::test(start_paused = true)]
 async fn whoever_meets_another_waits_for_the_others_lease_whatever_its_own_is() {
-    let (long, short) = (Duration::from_secs(60), Duration::from_secs(1));
+    let (long, short) = (Duration::from_secs(60), Duration::from_secs(5));
     for (owners, observers) in [(long, short), (short, long)] {
         let store = Arc::new(Memory::new(10));
         let with = |lease| {

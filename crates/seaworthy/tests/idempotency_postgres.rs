@@ -55,12 +55,15 @@ async fn what_was_acknowledged_survives_kills_in_the_middle_of_writes() {
     }
     until("writes go on", || async { acknowledged.load(Ordering::Relaxed) >= 200 }).await;
     stop.store(1, Ordering::Relaxed);
+    let mut kept = 0;
     for writer in writers {
         for (id, token) in writer.await.unwrap() {
             let standing = record(&*store, &id).await.standing;
             assert_eq!((standing.token, standing.phase), (token, Phase::Done), "{id}");
+            kept += 1;
         }
     }
+    assert!(kept >= 200, "{kept} were acknowledged, which proves little");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -347,6 +350,52 @@ async fn what_does_not_read_as_written_is_corrupt() {
         assert_corrupt(store.find(&id).await.unwrap_err());
         assert_corrupt(store.reserve(&id, &claim(2)).await.unwrap_err());
     }
+    // None of them keeps the others from being listed, a page of one at a time.
+    begun(&store, &id("whole"), &claim(1)).await;
+    let (mut unread, mut seen, mut from) = (0, Vec::new(), None);
+    loop {
+        let page = store.list(from.as_deref(), 1).await.unwrap();
+        unread += page.unread;
+        seen.extend(page.records.into_iter().map(|(id, _)| id));
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    assert_eq!((unread, seen), (5, vec![id("whole")]));
+}
+
+#[tokio::test]
+async fn what_is_past_its_retention_leaves_nothing_in_the_tables() {
+    let schema = fresh();
+    let store = in_schema(&schema, &server().url(), PLENTY);
+    let short = Duration::from_millis(200);
+    for n in 0..3 {
+        let gone = id(&format!("gone {n}"));
+        let hold = begun(&store, &gone, &claim(1)).await;
+        for number in 0..7 {
+            assert!(store.put_chunk(&gone, hold, number, Bytes::from_static(b"x"), short).await.unwrap());
+        }
+        forgotten(&store, &gone).await;
+    }
+    let stays = begun(&store, &id("stays"), &claim(1)).await;
+    assert!(store.put_chunk(&id("stays"), stays, 0, Bytes::from_static(b"x"), HOUR).await.unwrap());
+    let client = client().await;
+    let count = async |table: &str| -> i64 {
+        client.query_one(&format!("SELECT count(*) FROM {schema}.{table}"), &[]).await.unwrap().get(0)
+    };
+    assert_eq!((count("keys").await, count("chunks").await), (4, 22));
+    // Each time no more than is said, pieces counted too; in the end 3 records and 21 pieces.
+    let mut swept = Vec::new();
+    loop {
+        swept.push(store.sweep(5).await.unwrap());
+        if *swept.last().unwrap() < 5 {
+            break;
+        }
+    }
+    assert_eq!(swept, [5, 5, 5, 5, 4]);
+    assert_eq!((count("keys").await, count("chunks").await), (1, 1));
+    assert!(store.chunk(&id("stays"), stays.token, 0).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use seaworthy::idempotency::store::{Answer, Id, Settled, Store, StoreError};
 use seaworthy::idempotency::{Phase, Token};
 use tokio::runtime::Handle;
 
-use crate::stores::{HOUR, Opened, answer, begun, claim, id, listed, record, release, settled, until};
+use crate::stores::{HOUR, Opened, answer, begun, claim, id, listed, record, release, settled, taken, until};
 
 /// One server for all tests of the contract, each under a prefix of its own.
 static SERVER: OnceLock<servers::Redis> = OnceLock::new();
@@ -140,6 +140,11 @@ async fn what_does_not_read_as_written_is_corrupt() {
     let _: Value = redis::cmd("SET").arg(&name).arg("x").query_async(&mut connection).await.unwrap();
     assert_corrupt(store.find(&id).await.unwrap_err());
     assert_corrupt(store.reserve(&id, &claim(1)).await.unwrap_err());
+    // None of them keeps the others from being listed.
+    begun(&store, &crate::stores::id("whole"), &claim(1)).await;
+    let page = store.list(None, 100).await.unwrap();
+    assert!(page.unread >= 7, "{page:?}");
+    assert!(page.records.iter().any(|(id, _)| *id == crate::stores::id("whole")), "{page:?}");
 }
 
 #[tokio::test]
@@ -197,13 +202,15 @@ async fn all_keys_of_a_record_are_in_one_slot_and_a_cluster_takes_every_step() {
     }
     settled(&store, &id("a"), hold, &Settled::Done(Answer { chunks: 3, ..Answer::default() })).await;
     assert!(store.chunk(&id("a"), hold.token, 2).await.unwrap().is_some());
-    assert!(store.release(&release(&id("a"), hold.token, "why not")).await.unwrap());
-    assert_eq!(store.releases(10).await.unwrap().len(), 1);
     assert_eq!(listed(&store, 10).await.len(), 1);
+    begun(&store, &id("b"), &claim(1)).await;
+    assert!(store.release(&release(&id("b"), hold.token, "why not")).await.unwrap());
+    assert_eq!(store.releases(10).await.unwrap().len(), 1);
 
     // Where the server puts them, not where we think that it does.
-    let names: Vec<String> = redis::cmd("KEYS").arg("*{*").query_async(&mut connection).await.unwrap();
-    assert_eq!(names.len(), 5, "{names:?}");
+    let mut names: Vec<String> = redis::cmd("KEYS").arg("*{*").query_async(&mut connection).await.unwrap();
+    assert_eq!(names.len(), 6, "{names:?}");
+    names.sort();
     let mut slots = Vec::new();
     for name in &names {
         let slot: i64 =
@@ -211,7 +218,10 @@ async fn all_keys_of_a_record_are_in_one_slot_and_a_cluster_takes_every_step() {
         slots.push(slot);
     }
     slots.dedup();
-    assert_eq!(slots.len(), 1, "{names:?}");
+    assert_eq!(slots.len(), 2, "{names:?}");
+    // Chunks that are dropped are dropped in their slot.
+    assert!(store.release(&release(&id("a"), hold.token, "why not")).await.unwrap());
+    chunks_are_gone(&mut connection).await;
 }
 
 #[tokio::test]
@@ -220,12 +230,48 @@ async fn everything_expires() {
     let (store, mut connection) = (store(&server.url(), PLENTY), connection(&server).await);
     let hold = begun(&store, &id("a"), &claim(1)).await;
     assert!(store.put_chunk(&id("a"), hold, 0, Bytes::from_static(b"x"), HOUR).await.unwrap());
-    assert!(store.release(&release(&id("a"), hold.token, "why not")).await.unwrap());
+    begun(&store, &id("b"), &claim(1)).await;
+    assert!(store.release(&release(&id("b"), hold.token, "why not")).await.unwrap());
     let names: Vec<String> = redis::cmd("KEYS").arg("*{*").query_async(&mut connection).await.unwrap();
     for name in names {
         let left_ms: i64 = redis::cmd("PTTL").arg(&name).query_async(&mut connection).await.unwrap();
         assert!(left_ms > 0, "{name}: {left_ms}");
     }
+}
+
+#[tokio::test]
+async fn chunks_that_nothing_refers_to_are_dropped() {
+    let server = servers::Redis::durable();
+    let (store, mut connection) = (store(&server.url(), PLENTY), connection(&server).await);
+    let put = async |hold, number| {
+        assert!(store.put_chunk(&id("a"), hold, number, Bytes::from_static(b"x"), HOUR).await.unwrap());
+    };
+    let first = begun(&store, &id("a"), &claim(1)).await;
+    for number in [0, 2, 1, 1] {
+        put(first, number).await;
+    }
+    let second = taken(&store, &id("a"), &claim(2), first.token).await;
+    chunks_are_gone(&mut connection).await;
+    put(second, 0).await;
+    assert!(store.release(&release(&id("a"), second.token, "why not")).await.unwrap());
+    chunks_are_gone(&mut connection).await;
+    // Not those of who holds it now.
+    let third = begun(&store, &id("a"), &claim(3)).await;
+    put(third, 0).await;
+    assert_eq!(begun(&store, &id("a"), &claim(3)).await, third);
+    assert!(store.chunk(&id("a"), third.token, 0).await.unwrap().is_some());
+}
+
+async fn chunks_are_gone(connection: &mut redis::aio::MultiplexedConnection) {
+    until("the chunks are gone", || {
+        let mut connection = connection.clone();
+        async move {
+            let chunks: Vec<String> =
+                redis::cmd("KEYS").arg("*}:[0-9]*").query_async(&mut connection).await.unwrap();
+            chunks.is_empty()
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -293,12 +339,15 @@ async fn stores_survive(store: Arc<Redis>, mut kill_and_restart: impl FnMut()) {
     }
     until("writes go on", || async { acknowledged.load(Ordering::Relaxed) >= 240 }).await;
     stop.store(1, Ordering::Relaxed);
+    let mut kept = 0;
     for writer in writers {
-        for (id, token, phase) in writer.await.unwrap() {
+        for (id, token) in writer.await.unwrap() {
             let standing = record(&*store, &id).await.standing;
-            assert_eq!((standing.token, standing.phase), (token, phase), "{id}");
+            assert_eq!((standing.token, standing.phase), (token, Phase::Done), "{id}");
+            kept += 1;
         }
     }
+    assert!(kept >= 240, "{kept} were acknowledged, which proves little");
 }
 
 /// Begins and settles one key after the other; what of it was acknowledged.
@@ -307,7 +356,7 @@ async fn write(
     writer: u32,
     acknowledged: &AtomicU32,
     stop: &AtomicU32,
-) -> Vec<(Id, Token, Phase)> {
+) -> Vec<(Id, Token)> {
     let mut kept = Vec::new();
     let mut number = 0;
     while stop.load(Ordering::Relaxed) == 0 {
@@ -319,9 +368,9 @@ async fn write(
         };
         // If the answer to this is lost, either may be what stands.
         if store.settle(&id, hold, &answer("kept"), HOUR).await.is_ok_and(|held| held) {
-            kept.push((id, hold.token, Phase::Done));
+            kept.push((id, hold.token));
+            acknowledged.fetch_add(1, Ordering::Relaxed);
         }
-        acknowledged.fetch_add(1, Ordering::Relaxed);
     }
     kept
 }

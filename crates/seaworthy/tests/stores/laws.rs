@@ -5,7 +5,9 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use seaworthy::idempotency::store::{Answer, CHUNK_BYTES, Claim, Hold, Id, Reserved, Settled, Store};
+use seaworthy::idempotency::store::{
+    Answer, CHUNK_BYTES, Claim, Hold, Id, LONGEST_NAME, Reserved, Settled, Store, StoreError,
+};
 use seaworthy::idempotency::{Phase, Token};
 
 use super::{
@@ -506,7 +508,9 @@ pub(crate) async fn sweeping_is_bounded_and_spares_the_living(store: Opened) {
             break;
         }
     }
-    assert!(swept <= 20, "{swept}");
+    // Those that sweep by themselves may have been faster.
+    let by_itself = ["embedded", "redis"].contains(&store.kind());
+    assert!(swept == 20 || (by_itself && swept < 20), "{swept} swept by {}", store.kind());
     assert_eq!(listed(&*store, 100).await.len(), 20);
     for n in 0..20 {
         assert_eq!(standing(&*store, &id(&format!("stays {n}"))).await, (Phase::Running, 1));
@@ -524,6 +528,56 @@ async fn at_once<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         all.push(task.await.unwrap());
     }
     all
+}
+
+pub(crate) async fn sweeping_takes_the_pieces_along(store: Opened) {
+    for n in 0..3 {
+        let id = id(&format!("gone {n}"));
+        let hold = begun(&*store, &id, &claim_for(1, SHORT)).await;
+        for number in 0..5 {
+            assert!(store.put_chunk(&id, hold, number, Bytes::from_static(b"x"), SHORT).await.unwrap());
+        }
+        forgotten(&*store, &id).await;
+    }
+    loop {
+        let swept = store.sweep(4).await.unwrap();
+        assert!(swept <= 4, "{swept}");
+        if swept < 4 {
+            break;
+        }
+    }
+    for n in 0..3 {
+        let id = id(&format!("gone {n}"));
+        let hold = begun(&*store, &id, &claim(2)).await;
+        assert_eq!(hold.token, Token::FIRST);
+        assert_eq!(store.chunk(&id, hold.token, 0).await.unwrap(), None, "another's piece");
+    }
+}
+
+pub(crate) async fn an_id_that_is_too_long_is_refused_by_name(store: Opened) {
+    let (fits, long) = ("k".repeat(LONGEST_NAME), "k".repeat(LONGEST_NAME + 1));
+    for id in [
+        made(&long, "c", "k"),
+        made("p", &long, "k"),
+        made("p", "c", &long),
+        made("p", "c", &fits.repeat(20)),
+    ] {
+        for error in [store.reserve(&id, &claim(1)).await, store.take_over(&id, &claim(1), Token(1)).await] {
+            let error = error.unwrap_err();
+            assert!(matches!(error, StoreError::TooLong(_)), "{error}");
+        }
+        assert_eq!(store.find(&id).await.unwrap(), None);
+    }
+    begun(&*store, &made(&fits, &fits, &fits), &claim(1)).await;
+}
+
+pub(crate) async fn a_listing_has_no_bodies(store: Opened) {
+    let hold = begun(&*store, &id("a"), &claim(1)).await;
+    settled(&*store, &id("a"), hold, &answer("forty-two")).await;
+    let seen = listed(&*store, 10).await;
+    let [(_, shown)] = &seen[..] else { panic!("{seen:?}") };
+    let answer = shown.answer.as_ref().unwrap();
+    assert_eq!((&answer.head[..], &answer.body[..]), (&b"200"[..], &b""[..]));
 }
 
 pub(crate) async fn one_of_many_reserves(store: Opened) {

@@ -50,6 +50,7 @@ impl Memory {
     }
 
     fn reserve_now(&self, id: &Id, claim: &Claim, from: Option<Token>) -> Result<Reserved, StoreError> {
+        id.check()?;
         let now = clock::now();
         let mut state = self.state();
         let token = match state.live(id, now) {
@@ -92,14 +93,17 @@ impl Memory {
             return Ok(false);
         }
         let answer = match settled {
-            Settled::Done(answer) => Some(answer.clone()),
+            Settled::Done(answer) => Some(copied(answer)),
             Settled::Unknown | Settled::Free => None,
         };
         let more = answer.as_ref().map_or(0, |answer| answer.head.len() + answer.body.len());
-        self.has_room(&state, more)?;
+        self.make_room(&mut state, now, more)?;
         state.change(id, now, retention, |entry| {
             entry.standing.phase = settled.phase();
             entry.answer = answer;
+            if *settled == Settled::Free {
+                entry.chunks.clear();
+            }
         });
         Ok(true)
     }
@@ -117,17 +121,24 @@ impl Memory {
         if !state.held(id, hold, now).is_some_and(|entry| entry.is_open()) {
             return Ok(false);
         }
-        self.has_room(&state, bytes.len())?;
+        self.make_room(&mut state, now, bytes.len())?;
         state.change(id, now, retention, |entry| {
-            // A copy of its own: a slice would keep the whole buffer that it is a part of.
-            entry.chunks.insert(number, Bytes::copy_from_slice(&bytes));
+            entry.chunks.insert(number, alone(&bytes));
         });
         Ok(true)
     }
 
-    fn has_room(&self, state: &State, more: usize) -> Result<(), StoreError> {
-        if state.bytes.saturating_add(more) <= self.most_bytes {
-            return Ok(());
+    /// Sees to it that there is room for `more` bytes, if what is past its retention takes it.
+    fn make_room(&self, state: &mut State, now: Instant, more: usize) -> Result<(), StoreError> {
+        let mut left = SWEPT_FOR_BYTES;
+        loop {
+            if state.bytes.saturating_add(more) <= self.most_bytes {
+                return Ok(());
+            }
+            if left == 0 || state.sweep(now, 1) == 0 {
+                break;
+            }
+            left -= 1;
         }
         Err(StoreError::Full(format!(
             "it holds results of {} bytes of the {} it may",
@@ -152,7 +163,11 @@ impl Memory {
             let Some((id, entry)) = entries.next() else { break };
             last = Some(id);
             if entry.expires > now {
-                page.records.push((id.clone(), entry.record(now)));
+                let mut record = entry.record(now);
+                if let Some(answer) = &mut record.answer {
+                    answer.body = Bytes::new();
+                }
+                page.records.push((id.clone(), record));
             }
         }
         page.next = entries.peek().and(last).map(write_place);
@@ -367,6 +382,15 @@ impl Entry {
     }
 }
 
+fn copied(answer: &Answer) -> Answer {
+    Answer { head: alone(&answer.head), body: alone(&answer.body), chunks: answer.chunks }
+}
+
+/// A copy of its own: a slice would keep the whole buffer that it is a part of.
+fn alone(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
 /// Where a page ends: the lengths of an id's first two parts, and all of it.
 fn write_place(id: &Id) -> String {
     format!("{}.{}.{}{}{}", id.place.len(), id.client.len(), id.place, id.client, id.key)
@@ -384,6 +408,8 @@ fn read_place(text: &str) -> Option<Id> {
 const MOST_BYTES: usize = 256 * 1024 * 1024;
 /// What one reservation sweeps away at most when there is no room: some 10 microseconds of work.
 const SWEPT_FOR_ROOM: usize = 16;
+/// And when there is no room for a result, which may need that of many small ones: some hundred microseconds.
+const SWEPT_FOR_BYTES: usize = 1024;
 /// As many as every store keeps.
 const MOST_RELEASES: usize = 10_000;
 
@@ -451,6 +477,34 @@ mod tests {
             Release { id: id("a"), token, phase: Phase::Running, reason: "test".into(), at: Duration::ZERO };
         assert!(store.release(&release).await.unwrap());
         assert_eq!(store.state().bytes, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn results_past_their_retention_make_room_for_others() {
+        let store = Memory::new(100).with_most_bytes(10);
+        let done = |body: &'static [u8]| {
+            Settled::Done(Answer { body: Bytes::from_static(body), ..Answer::default() })
+        };
+        for n in 0..5 {
+            let (key, hold) = (n.to_string(), begun(&store, &n.to_string()).await);
+            assert!(store.settle(&id(&key), hold, &done(b"12"), RETENTION).await.unwrap());
+        }
+        tokio::time::advance(RETENTION - Duration::from_millis(1)).await;
+        let hold = begun(&store, "new").await;
+        let full = store.settle(&id("new"), hold, &done(b"12345678"), RETENTION).await.unwrap_err();
+        assert_eq!(full.name(), "full");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(store.settle(&id("new"), hold, &done(b"12345678"), RETENTION).await.unwrap());
+        assert_eq!(store.records(), 2, "no more than were in the way were swept");
+    }
+
+    #[tokio::test]
+    async fn a_result_does_not_keep_the_buffer_that_it_was_cut_from() {
+        let store = Memory::new(8);
+        let (hold, buffer) = (begun(&store, "a").await, Bytes::from(vec![7; 1000]));
+        let answer = Answer { head: buffer.slice(..10), body: buffer.slice(10..20), chunks: 0 };
+        assert!(store.settle(&id("a"), hold, &Settled::Done(answer), RETENTION).await.unwrap());
+        assert!(buffer.is_unique(), "the store holds a part of it");
     }
 
     #[test]

@@ -12,7 +12,9 @@
 //! * A step by a [`Hold`] that is no longer the key's does nothing and says so: it was fenced.
 //! * A record is remembered for its retention, counted anew at every change, by the store's own sense of time. What is past it
 //!   is absent, whether or not it was swept away yet.
-//! * What can't be read as it was written is never returned: it is [`StoreError::Corrupt`].
+//! * What is seen not to be as it was written is never returned: it is [`StoreError::Corrupt`]. The embedded store sees that of
+//!   every byte of a value, by a checksum of its own. Redis and PostgreSQL are trusted with what they were given, as far as it
+//!   makes sense: a phase that there is not, a result without its body, or a missing piece is noticed, another body is not.
 
 #[cfg(any(feature = "idempotency-redis", feature = "idempotency-postgres"))]
 pub mod durability;
@@ -37,17 +39,21 @@ use seaworthy_core::idempotency::{Fingerprint, Phase, Standing, Token};
 /// step holds in memory is bounded by it.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 
+/// The most bytes of each part of an [`Id`]: 255, as long as Stripe lets a key be. All three fit into a row of an index in
+/// PostgreSQL, which takes some 2,700 bytes.
+pub const LONGEST_NAME: usize = 255;
+
 /// What a step gives once it is done.
 pub type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// Which operation: a key is unique only among those of one client at one place.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Id {
-    /// Where it was asked for: a route's name, or whatever a program calls the operation. At most 255 bytes.
+    /// Where it was asked for: a route's name, or whatever a program calls the operation. At most [`LONGEST_NAME`] bytes.
     pub place: Arc<str>,
     /// Whose key it is: 32 hexadecimal digits that say nothing of the client (see [`Id::new`]).
     pub client: Arc<str>,
-    /// The key, as the client wrote it. At most 255 bytes.
+    /// The key, as the client wrote it. At most [`LONGEST_NAME`] bytes.
     pub key: Arc<str>,
 }
 
@@ -145,8 +151,10 @@ impl Settled {
 /// A page of a [listing](Store::list).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Page {
-    /// Some of the records, in no order that means something. Their answers may be left out.
+    /// Some of the records, in no order that means something. Of their answers, the bodies are left out.
     pub records: Vec<(Id, Record)>,
+    /// How many there would be besides, if they could be read.
+    pub unread: usize,
     /// Where the next page begins; `None` after the last.
     pub next: Option<String>,
 }
@@ -212,13 +220,16 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Sets a key free that stands under `release.token`, whatever its phase, and keeps the release for the record (365 days at
     /// least, or the last 10,000). `false` if it no longer stands so; then nothing is written down.
+    ///
+    /// A damaged record of the embedded store, of which nobody can know the token, is set free whatever token is named, and is
+    /// [`Unknown`](Phase::Unknown) in the releases; its tokens go on above all that it can have had.
     fn release<'a>(&'a self, release: &'a Release) -> Step<'a, bool>;
 
     /// The last releases, newest first, up to `most`.
     fn releases(&self, most: usize) -> Step<'_, Vec<Release>>;
 
-    /// Removes up to `most` records that are past their retention; returns how many there were. A store that forgets by itself
-    /// has nothing to do.
+    /// Removes up to `most` records and [pieces](Store::put_chunk) that are past their retention; returns how many there were: if
+    /// fewer, there are no more. A store that forgets by itself has nothing to do.
     fn sweep(&self, most: usize) -> Step<'_, usize>;
 }
 
@@ -232,6 +243,8 @@ pub enum StoreError {
     Corrupt(String),
     /// It has no room: the disk or the memory is full.
     Full(String),
+    /// A part of the [`Id`] is longer than [`LONGEST_NAME`]: nothing was done, and never will be. The mistake is the asker's.
+    TooLong(String),
 }
 
 impl StoreError {
@@ -242,6 +255,7 @@ impl StoreError {
             Self::Down(_) => "down",
             Self::Corrupt(_) => "corrupt",
             Self::Full(_) => "full",
+            Self::TooLong(_) => "too_long",
         }
     }
 }
@@ -252,6 +266,7 @@ impl fmt::Display for StoreError {
             Self::Down(what) => write!(f, "the store of idempotency keys is down: {what}"),
             Self::Corrupt(what) => write!(f, "the store of idempotency keys is damaged: {what}"),
             Self::Full(what) => write!(f, "the store of idempotency keys is full: {what}"),
+            Self::TooLong(what) => write!(f, "no store keeps such an idempotency key: {what}"),
         }
     }
 }
@@ -267,6 +282,19 @@ impl Id {
         let digest = Sha256::digest(client);
         let client: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         Self { place: place.into(), client: client.into(), key: key.into() }
+    }
+
+    /// Whether a record may have that name: every store asks before it makes one, so that all of them take the same.
+    fn check(&self) -> Result<(), StoreError> {
+        for (what, part) in [("place", &self.place), ("client", &self.client), ("key", &self.key)] {
+            if part.len() > LONGEST_NAME {
+                let long = part.len();
+                return Err(StoreError::TooLong(format!(
+                    "its {what} has {long} bytes, and {LONGEST_NAME} at most"
+                )));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -11,14 +11,14 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use redb::{Builder, Database, ReadableDatabase as _, ReadableTableMetadata as _};
+use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _};
 use redb::{TableDefinition, WriteTransaction};
 use sha2::{Digest as _, Sha256};
 
 use super::clock::{Clocks, StoreClock};
 use super::fault::{Fault, guarded};
-use super::row::FileState;
-use super::step::{CHUNKS, EXPIRIES, KEYS, Now, RELEASES, Reading, Writing};
+use super::row::{FileState, Name, Unread};
+use super::step::{CHUNKS, EXPIRIES, KEYS, Now, RELEASES, Reading, Writing, read_expiry};
 
 /// The names of all that belongs to a store.
 #[derive(Clone, Debug)]
@@ -127,8 +127,9 @@ impl Disk {
                 }
                 begin(place, cache_bytes, clocks)?;
             }
+            check_format(place)?;
             let database = builder(cache_bytes).open(&place.file)?;
-            let state = read_state(&database)?;
+            let state = read_state(&database, place)?;
             let acknowledged = acknowledged.flatten().unwrap_or(0);
             if state.commits < acknowledged {
                 return Err(Fault::Damaged(format!(
@@ -154,7 +155,8 @@ impl Disk {
     ) -> Result<T, Fault> {
         let transaction = self.database.begin_write()?;
         let moment = self.clock.now();
-        let now = Now { ms: moment.store_ms, wall_ms: moment.wall_ms, epoch: self.epoch };
+        let (ms, wall_ms) = (moment.store_ms, moment.wall_ms);
+        let now = Now { ms, wall_ms, epoch: self.epoch, commits: log.commits };
         let done = what(&mut Writing::open(&transaction, now)?)?;
         let commits = log.commits + 1;
         write_state(&transaction, FileState { commits, epoch: self.epoch, moment })?;
@@ -179,7 +181,7 @@ fn begin(place: &Place, cache_bytes: usize, clocks: &Clocks) -> Result<(), Fault
     let database = builder(cache_bytes).create(&place.begun)?;
     let transaction = database.begin_write()?;
     let moment = StoreClock::after(clocks.clone(), None).now();
-    Writing::open(&transaction, Now { ms: 0, wall_ms: 0, epoch: 0 })?;
+    Writing::open(&transaction, Now { ms: 0, wall_ms: 0, epoch: 0, commits: 0 })?;
     write_state(&transaction, FileState { commits: 0, epoch: 0, moment })?;
     transaction.commit()?;
     database.close()?;
@@ -193,18 +195,77 @@ fn builder(cache_bytes: usize) -> Builder {
     builder
 }
 
-fn read_state(database: &Database) -> Result<FileState, Fault> {
+/// Refuses a file of another format, which is not a damaged one. What opens the file would not tell them apart. The places are of
+/// redb's "design.md": a magic number, and two commit slots, each of which begins with the format's version; a slot that says
+/// otherwise than the other is damaged.
+fn check_format(place: &Place) -> Result<(), Fault> {
+    let mut head = Vec::new();
+    File::open(&place.file)
+        .and_then(|file| file.take(SLOTS[1] as u64 + 1).read_to_end(&mut head))
+        .map_err(|e| Fault::io(&format!("reading {}", place.file.display()), &e))?;
+    match SLOTS.map(|at| head.get(at)) {
+        [Some(one), Some(other)] if head.starts_with(MAGIC) && one == other && *one != FORMAT => {
+            let age = if *one < FORMAT { "an older" } else { "a newer" };
+            Err(other_version(place, &format!("it is of {age} format ({one}; this program knows {FORMAT})")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn other_version(place: &Place, what: &str) -> Fault {
+    Fault::Down(format!(
+        "{what}: start the version of this program that wrote it; or, to begin with no keys, move {} away and remove {}",
+        place.file.display(),
+        place.seen.display()
+    ))
+}
+
+/// What the file says of itself, if the rest bears it out.
+fn read_state(database: &Database, place: &Place) -> Result<FileState, Fault> {
     let transaction = database.begin_read()?;
-    let state =
-        transaction.open_table(STATE)?.get(STATE_KEY)?.and_then(|value| FileState::read(value.value()));
-    let keys = transaction.open_table(KEYS)?.len()?;
-    let expiries = transaction.open_table(EXPIRIES)?.len()?;
+    // This first: another version's tables may be others.
+    let state = match transaction.open_table(STATE)?.get(STATE_KEY)? {
+        Some(value) => FileState::read(value.value()),
+        None => Err(Unread::Damaged),
+    };
+    let state = state.map_err(|unread| match unread {
+        Unread::Damaged => Fault::Damaged("what it says of itself does not match its checksum".into()),
+        Unread::Newer(form) => {
+            other_version(place, &format!("it was written by a newer version of this program (form {form})"))
+        }
+    })?;
+    let (mut keys, mut expiries) = (Tally::default(), Tally::default());
+    for entry in transaction.open_table(KEYS)?.iter()? {
+        keys.add(entry?.0.value());
+    }
+    for entry in transaction.open_table(EXPIRIES)?.iter()? {
+        expiries.add(&read_expiry(entry?.0.value()).1);
+    }
     transaction.open_table(CHUNKS)?;
     transaction.open_table(RELEASES)?;
     if keys != expiries {
-        return Err(Fault::Damaged(format!("it holds {keys} keys, and {expiries} times when they end")));
+        let (keys, expiries) = (keys.count, expiries.count);
+        return Err(Fault::Damaged(format!(
+            "it holds {keys} keys, and {expiries} times when keys end, which are not of the same keys"
+        )));
     }
-    state.ok_or_else(|| Fault::Damaged("what it says of itself does not match its checksum".into()))
+    Ok(state)
+}
+
+/// Which names there are, in whatever order: names are SHA-256 sums, so two sets that add up to the same are the same.
+#[derive(PartialEq, Eq, Default)]
+struct Tally {
+    count: u64,
+    halves: [u128; 2],
+}
+
+impl Tally {
+    fn add(&mut self, name: &Name) {
+        self.count += 1;
+        for (sum, half) in self.halves.iter_mut().zip(name.as_chunks().0) {
+            *sum = sum.wrapping_add(u128::from_be_bytes(*half));
+        }
+    }
 }
 
 fn write_state(transaction: &WriteTransaction, state: FileState) -> Result<(), Fault> {
@@ -269,3 +330,7 @@ impl Seen {
 
 const STATE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("state");
 const STATE_KEY: &str = "state";
+/// Of redb 4.
+const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
+const SLOTS: [usize; 2] = [64, 192];
+const FORMAT: u8 = 3;

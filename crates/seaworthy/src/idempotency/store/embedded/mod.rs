@@ -8,10 +8,12 @@
 //! **Death.** Only one process has the file open, by a lock on `<file>.lock`. So at every opening, whoever ran what is still
 //! [`Running`](seaworthy_core::idempotency::Phase::Running) is dead, and its record says [`orphaned`](super::Record::orphaned).
 //!
-//! **Damage.** Every opening checks the whole file (a second for some 300 MB), and that it knows of every commit that was
-//! acknowledged; every value that is read is checked against a checksum of its own. A damaged file is moved to
-//! `<file>.corrupt-<seconds>`, and what follows is [`Options::when_corrupt`]. What no checksum of a value shows, a damaged inner
-//! page while the process runs, is found at the next opening.
+//! **Damage.** Every opening, and so every recovery, checks the whole file (a second for some 300 MB), that every key in it has a
+//! time at which it ends, and that it knows of every commit that was acknowledged; every value that is read is checked against a
+//! checksum of its own. A damaged file is moved to `<file>.corrupt-<seconds>`, and what follows is [`Options::when_corrupt`]. What
+//! no checksum of a value shows while the process runs is a damaged name of a key, or a damaged inner page: what is behind it
+//! reads as absent, and can be carried out a second time, until the next opening finds it. A file of another version's format is
+//! not damaged: it is refused, and left where it is.
 //!
 //! **Trouble.** When the disk is full or fails, steps are answered with an error, none that was acknowledged is lost, and the
 //! file is opened again by itself, 50 ms to 5 s later.
@@ -353,6 +355,7 @@ impl Embedded {
     }
 
     async fn begin(&self, id: &Id, claim: &Claim, from: Option<Token>) -> Result<Reserved, StoreError> {
+        id.check()?;
         let op = Op::Begin { id: id.clone(), claim: claim.clone(), from };
         match self.ask(op, 0).await? {
             Done::Reserved(reserved) => Ok(reserved),
@@ -448,7 +451,7 @@ impl Store for Embedded {
     fn sweep(&self, most: usize) -> Step<'_, usize> {
         Box::pin(async move {
             match self.ask(Op::Sweep(most), 0).await? {
-                Done::Swept(swept) => Ok(swept),
+                Done::Swept(swept) => Ok(swept.work),
                 Done::Reserved(_) | Done::Said(_) => {
                     Err(StoreError::Down("another step was answered".into()))
                 }

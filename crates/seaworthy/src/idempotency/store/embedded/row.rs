@@ -1,7 +1,8 @@
 //! How records are written, and how they are checked when they are read.
 //!
-//! A value is one byte that names the form, eight bytes of a SHA-256 over the table, the key and what follows, and what follows. So a
-//! value that was flipped, torn or put under another key is never taken for what was written.
+//! A value is one byte that names the form, eight bytes of a SHA-256 over the form, the table, the key and what follows, and what
+//! follows. So a value that was flipped, torn or put under another key is never taken for what was written. Every form to come
+//! keeps to that, so that one that is not known yet is not taken for damage either.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use seaworthy_core::idempotency::{Fingerprint, Phase, Standing, Token};
 use sha2::{Digest as _, Sha256};
 
 use super::clock::Moment;
-use crate::idempotency::store::{Answer, Id, Record, Release};
+use crate::idempotency::store::{Answer, Id, Record, Release, StoreError};
 
 /// The key of a record.
 pub(super) type Name = [u8; 32];
@@ -38,20 +39,49 @@ pub(super) enum Kind {
 pub(super) fn seal(kind: Kind, key: &[u8], content: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(HEAD + content.len());
     value.push(FORM);
-    value.extend_from_slice(&sum(kind, key, content));
+    value.extend_from_slice(&sum(FORM, kind, key, content));
     value.extend_from_slice(content);
     value
 }
 
-/// What a value holds; `None` if it isn't what was written.
-pub(super) fn unseal<'a>(kind: Kind, key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
-    let (head, content) = value.split_at_checked(HEAD)?;
-    (head[0] == FORM && head[1..] == sum(kind, key, content)).then_some(content)
+/// Why a value can't be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unread {
+    /// It isn't what was written.
+    Damaged,
+    /// It is what was written, by a program that knows more than this one.
+    Newer(u8),
 }
 
-fn sum(kind: Kind, key: &[u8], content: &[u8]) -> [u8; SUM] {
+impl Unread {
+    /// What is wrong with `what`.
+    pub(super) fn error(self, what: &str) -> StoreError {
+        match self {
+            Self::Damaged => {
+                let told = "does not match its checksum; it is not used, and forgotten in its time";
+                StoreError::Corrupt(format!("{what} {told}"))
+            }
+            Self::Newer(form) => StoreError::Down(format!(
+                "{what} was written by a newer version of this program (form {form}; this one knows {FORM}): \
+                 start that version again"
+            )),
+        }
+    }
+}
+
+/// What a value holds.
+pub(super) fn unseal<'a>(kind: Kind, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], Unread> {
+    let (head, content) = value.split_at_checked(HEAD).ok_or(Unread::Damaged)?;
+    match head[0] {
+        form if head[1..] != sum(form, kind, key, content) => Err(Unread::Damaged),
+        FORM => Ok(content),
+        form => Err(Unread::Newer(form)),
+    }
+}
+
+fn sum(form: u8, kind: Kind, key: &[u8], content: &[u8]) -> [u8; SUM] {
     let mut hash = Sha256::new();
-    hash.update([FORM, kind as u8]);
+    hash.update([form, kind as u8]);
     hash.update((key.len() as u64).to_be_bytes());
     hash.update(key);
     hash.update(content);
@@ -103,8 +133,12 @@ impl Row {
         seal(Kind::Record, name, &to)
     }
 
-    pub(super) fn read(name: &Name, value: &[u8]) -> Option<Self> {
-        let mut from = Cut(unseal(Kind::Record, name, value)?);
+    pub(super) fn read(name: &Name, value: &[u8]) -> Result<Self, Unread> {
+        Self::parse(unseal(Kind::Record, name, value)?).ok_or(Unread::Damaged)
+    }
+
+    fn parse(content: &[u8]) -> Option<Self> {
+        let mut from = Cut(content);
         let phase = *PHASES.get(usize::from(from.byte()?))?;
         let flags = from.byte()?;
         let owner = u128::from_be_bytes(from.array()?);
@@ -163,8 +197,12 @@ pub(super) fn write_release(number: u64, release: &Release) -> Vec<u8> {
     seal(Kind::Release, &number.to_be_bytes(), &to)
 }
 
-pub(super) fn read_release(number: u64, value: &[u8]) -> Option<Release> {
-    let mut from = Cut(unseal(Kind::Release, &number.to_be_bytes(), value)?);
+pub(super) fn read_release(number: u64, value: &[u8]) -> Result<Release, Unread> {
+    parse_release(unseal(Kind::Release, &number.to_be_bytes(), value)?).ok_or(Unread::Damaged)
+}
+
+fn parse_release(content: &[u8]) -> Option<Release> {
+    let mut from = Cut(content);
     let phase = *PHASES.get(usize::from(from.byte()?))?;
     let token = Token(from.number()?);
     let at = Duration::from_millis(from.number()?);
@@ -194,8 +232,12 @@ impl FileState {
         seal(Kind::State, b"", &to)
     }
 
-    pub(super) fn read(value: &[u8]) -> Option<Self> {
-        let mut from = Cut(unseal(Kind::State, b"", value)?);
+    pub(super) fn read(value: &[u8]) -> Result<Self, Unread> {
+        Self::parse(unseal(Kind::State, b"", value)?).ok_or(Unread::Damaged)
+    }
+
+    fn parse(content: &[u8]) -> Option<Self> {
+        let mut from = Cut(content);
         let (commits, epoch) = (from.number()?, from.number()?);
         let (store_ms, up_ms, wall_ms) = (from.number()?, from.number()?, from.number()?);
         let boot = u128::from_be_bytes(from.array()?);
@@ -288,7 +330,7 @@ mod tests {
     fn rows_are_read_as_written() {
         for row in rows() {
             let name = name(&row.id);
-            assert_eq!(Row::read(&name, &row.write(&name)), Some(row));
+            assert_eq!(Row::read(&name, &row.write(&name)), Ok(row));
         }
     }
 
@@ -298,15 +340,15 @@ mod tests {
             let name = name(&row.id);
             let value = row.write(&name);
             for at in 0..value.len() {
-                assert_eq!(Row::read(&name, &value[..at]), None);
+                assert_eq!(Row::read(&name, &value[..at]), Err(Unread::Damaged));
                 for bit in 0..8 {
                     let mut flipped = value.clone();
                     flipped[at] ^= 1 << bit;
-                    assert_eq!(Row::read(&name, &flipped), None);
+                    assert_eq!(Row::read(&name, &flipped), Err(Unread::Damaged));
                 }
             }
-            assert_eq!(Row::read(&[0; 32], &value), None, "under another key");
-            assert_eq!(unseal(Kind::Chunk, &name, &value), None, "in another table");
+            assert_eq!(Row::read(&[0; 32], &value), Err(Unread::Damaged), "under another key");
+            assert_eq!(unseal(Kind::Chunk, &name, &value), Err(Unread::Damaged), "in another table");
         }
     }
 
@@ -320,11 +362,26 @@ mod tests {
             at: Duration::from_millis(12),
         };
         let value = write_release(5, &release);
-        assert_eq!(read_release(5, &value), Some(release));
-        assert_eq!(read_release(6, &value), None);
+        assert_eq!(read_release(5, &value), Ok(release));
+        assert_eq!(read_release(6, &value), Err(Unread::Damaged));
         let moment = Moment { store_ms: 1, boot: 2, up_ms: 3, wall_ms: 4 };
         let state = FileState { commits: 5, epoch: 6, moment };
-        assert_eq!(FileState::read(&state.write()), Some(state));
-        assert_eq!(FileState::read(&state.write()[1..]), None);
+        assert_eq!(FileState::read(&state.write()), Ok(state));
+        assert_eq!(FileState::read(&state.write()[1..]), Err(Unread::Damaged));
+    }
+
+    #[test]
+    fn a_form_that_is_not_known_yet_is_no_damage() {
+        let [newer, flipped] = [true, false].map(|whole| {
+            let mut value = seal(Kind::Chunk, b"key", b"content");
+            value[0] = FORM + 1;
+            if whole {
+                value[1..HEAD].copy_from_slice(&sum(FORM + 1, Kind::Chunk, b"key", b"content"));
+            }
+            value
+        });
+        assert_eq!(unseal(Kind::Chunk, b"key", &newer), Err(Unread::Newer(FORM + 1)));
+        assert_eq!(unseal(Kind::Chunk, b"key", &flipped), Err(Unread::Damaged));
+        assert_eq!(Unread::Newer(FORM + 1).error("x").name(), "down");
     }
 }

@@ -9,8 +9,10 @@ use seaworthy_core::idempotency::{Phase, Standing, Token};
 use super::clock::ms;
 use super::disk::Disk;
 use super::fault::Fault;
-use super::row::{Kind, Name, Row, name, read_release, seal, unseal, write_release};
-use crate::idempotency::store::{Claim, Hold, Id, Page, Record, Release, Reserved, Settled, StoreError};
+use super::row::{Kind, Name, Row, Unread, name, read_release, seal, unseal, write_release};
+use crate::idempotency::store::{
+    Claim, Fingerprint, Hold, Id, Page, Record, Release, Reserved, Settled, StoreError,
+};
 
 /// A step that writes.
 #[derive(Debug)]
@@ -45,7 +47,15 @@ pub(super) enum Op {
 pub(super) enum Done {
     Reserved(Reserved),
     Said(bool),
-    Swept(usize),
+    Swept(Swept),
+}
+
+/// What was swept away.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Swept {
+    pub(super) records: usize,
+    /// And how much there was to do, pieces of results included.
+    pub(super) work: usize,
 }
 
 /// A step's own result, and what ends its whole transaction.
@@ -58,6 +68,8 @@ pub(super) struct Now {
     pub(super) ms: u64,
     pub(super) wall_ms: u64,
     pub(super) epoch: u64,
+    /// How many commits there were before this one.
+    pub(super) commits: u64,
 }
 
 /// A chunk's key: its record's name, token and number.
@@ -153,12 +165,19 @@ impl<'t> Writing<'t> {
         if !row.is_open() {
             return Ok(Ok(false));
         }
+        // Of what is free there is no result. Of what is unknown there may be one yet, and the pieces of one that is too long to
+        // be kept may be on their way to the first who asked.
+        let chunked = row.chunked && *settled != Settled::Free;
+        if *settled == Settled::Free {
+            self.forget_chunks(&name, &row)?;
+        }
         self.change(&name, row, retention, |row| {
             row.standing.phase = settled.phase();
             row.answer = match settled {
                 Settled::Done(answer) => Some(answer.clone()),
                 Settled::Unknown | Settled::Free => None,
             };
+            row.chunked = chunked;
         })?;
         Ok(Ok(true))
     }
@@ -181,15 +200,10 @@ impl<'t> Writing<'t> {
         let row = match self.row(&name, &release.id)? {
             Ok(Some(row)) if row.standing.token == release.token && row.expires_ms > self.now.ms => row,
             Ok(_) => return Ok(Ok(false)),
+            Err(StoreError::Corrupt(_)) => return Ok(Ok(self.release_unread(&name, release)?)),
             Err(error) => return Ok(Err(error)),
         };
-        let number = self.releases.last()?.map_or(0, |(last, _)| last.value() + 1);
-        let at = Duration::from_millis(self.now.wall_ms);
-        let kept = Release { phase: row.standing.phase, at, ..release.clone() };
-        self.releases.insert(number, write_release(number, &kept).as_slice())?;
-        while redb::ReadableTableMetadata::len(&self.releases)? > MOST_RELEASES {
-            self.releases.pop_first()?;
-        }
+        self.note(release, row.standing.phase)?;
         self.forget_chunks(&name, &row)?;
         let retention = Duration::from_millis(row.retention_ms);
         self.change(&name, row, retention, |row| {
@@ -201,20 +215,82 @@ impl<'t> Writing<'t> {
         Ok(Ok(true))
     }
 
-    /// Removes what is past its retention; not more than `most`.
-    pub(super) fn sweep(&mut self, most: usize) -> Result<usize, Fault> {
-        for swept in 0..most {
-            let Some(expiry) = self.expiries.first()?.map(|(key, _)| *key.value()) else { return Ok(swept) };
-            let (at, name) = read_expiry(&expiry);
-            if at > self.now.ms {
-                return Ok(swept);
+    /// Writes over a record that can't be read, for as long as that would have been remembered.
+    fn release_unread(&mut self, name: &Name, release: &Release) -> Result<bool, Fault> {
+        // All of them are looked through, as only the record itself says when it ends: a second for some millions, and rare.
+        let mut expires_ms = None;
+        for entry in self.expiries.iter()? {
+            let (at, of) = read_expiry(entry?.0.value());
+            if of == *name {
+                expires_ms = Some(at);
+                break;
             }
-            // Whether or not it can be read: what is past its retention is not used again.
-            self.keys.remove(&name)?;
-            self.forget_all_chunks(&name)?;
-            self.expiries.remove(&expiry)?;
         }
-        Ok(most)
+        let Some(expires_ms) = expires_ms.filter(|at| *at > self.now.ms) else { return Ok(false) };
+        self.note(release, Phase::Unknown)?;
+        self.forget_all_chunks(name)?;
+        // Above every token that it can have had: no commit makes more of them than it has steps.
+        let token = Token((self.now.commits + 1).saturating_mul(MOST_STEPS as u64));
+        let row = Row {
+            id: release.id.clone(),
+            standing: Standing { fingerprint: Fingerprint([0; 32]), token, phase: Phase::Free },
+            owner: None,
+            epoch: self.now.epoch,
+            lease_ms: 0,
+            retention_ms: expires_ms - self.now.ms,
+            expires_ms,
+            changed_ms: self.now.wall_ms,
+            chunked: false,
+            answer: None,
+        };
+        self.write(name, &row)?;
+        Ok(true)
+    }
+
+    /// Writes down what an operator released.
+    fn note(&mut self, release: &Release, phase: Phase) -> Result<(), Fault> {
+        let number = self.releases.last()?.map_or(0, |(last, _)| last.value() + 1);
+        let at = Duration::from_millis(self.now.wall_ms);
+        let kept = Release { phase, at, ..release.clone() };
+        self.releases.insert(number, write_release(number, &kept).as_slice())?;
+        while redb::ReadableTableMetadata::len(&self.releases)? > MOST_RELEASES {
+            self.releases.pop_first()?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is past its retention: not more than `most` records and pieces of results.
+    pub(super) fn sweep(&mut self, most: usize) -> Result<Swept, Fault> {
+        let mut swept = Swept::default();
+        while swept.work < most {
+            let Some(key) = self.expiries.first()?.map(|(key, _)| *key.value()) else { break };
+            let (at, name) = read_expiry(&key);
+            if at > self.now.ms {
+                break;
+            }
+            let row = self.keys.get(&name)?.map(|value| Row::read(&name, value.value()));
+            if let Some(Ok(row)) = &row
+                && row.expires_ms > self.now.ms
+            {
+                // The record itself says when it ends, under its checksum: the other time was damaged.
+                self.expiries.remove(&key)?;
+                self.expiries.insert(&expiry(row.expires_ms, &name), ())?;
+                swept.work += 1;
+                continue;
+            }
+            // A record that can't be read may have pieces; it is past its retention either way.
+            if !matches!(&row, Some(Ok(row)) if !row.chunked) {
+                swept.work += self.forget_some_chunks(&name, most - swept.work)?;
+            }
+            // Its pieces go first, so that there are none of nobody's.
+            if swept.work < most {
+                self.keys.remove(&name)?;
+                self.expiries.remove(&key)?;
+                swept.work += 1;
+                swept.records += 1;
+            }
+        }
+        Ok(swept)
     }
 
     fn row(&self, name: &Name, id: &Id) -> Tried<Option<Row>> {
@@ -263,9 +339,20 @@ impl<'t> Writing<'t> {
     }
 
     fn forget_all_chunks(&mut self, name: &Name) -> Result<(), Fault> {
-        let (first, last) = (chunk_name(name, Token(0), 0), chunk_name(name, Token(u64::MAX), u32::MAX));
+        let (first, last) = all_chunks(name);
         self.chunks.retain_in::<&ChunkName, _>(&first..=&last, |_, _| false)?;
         Ok(())
+    }
+
+    /// How many of a record's pieces were removed: all that there were, unless it is `most`.
+    fn forget_some_chunks(&mut self, name: &Name, most: usize) -> Result<usize, Fault> {
+        let (first, last) = all_chunks(name);
+        let some = self.chunks.range::<&ChunkName>(&first..=&last)?.take(most);
+        let some: Vec<ChunkName> = some.map(|entry| Ok(*entry?.0.value())).collect::<Result<_, Fault>>()?;
+        for chunk in &some {
+            self.chunks.remove(chunk)?;
+        }
+        Ok(some.len())
     }
 }
 
@@ -307,7 +394,7 @@ impl<'d> Reading<'d> {
         let Some(value) = self.transaction.open_table(CHUNKS)?.get(&key)? else { return Ok(Ok(None)) };
         Ok(unseal(Kind::Chunk, &key, value.value())
             .map(|bytes| Some(Bytes::copy_from_slice(bytes)))
-            .ok_or_else(|| damaged(&format!("piece {number} of the result of {id}"))))
+            .map_err(|unread| unread.error(&format!("piece {number} of the result of {id}"))))
     }
 
     pub(super) fn list(&self, from: Option<Name>, most: usize) -> Tried<Page> {
@@ -320,11 +407,17 @@ impl<'d> Reading<'d> {
                 page.next = Some(key.value().iter().map(|byte| format!("{byte:02x}")).collect());
                 break;
             }
-            let Some(mut row) = Row::read(key.value(), value.value()) else {
-                return Ok(Err(damaged(&format!("a record ({:02x?})", key.value()))));
+            let mut row = match Row::read(key.value(), value.value()) {
+                Ok(row) => row,
+                Err(Unread::Damaged | Unread::Newer(_)) => {
+                    page.unread += 1;
+                    continue;
+                }
             };
             if row.expires_ms > self.now_ms {
-                row.answer = None;
+                if let Some(answer) = &mut row.answer {
+                    answer.body = Bytes::new();
+                }
                 page.records.push((row.id.clone(), row.record(self.disk.epoch, self.now_ms)));
             }
         }
@@ -336,8 +429,8 @@ impl<'d> Reading<'d> {
         for entry in self.transaction.open_table(RELEASES)?.range::<u64>(..)?.rev().take(most) {
             let (number, value) = entry?;
             match read_release(number.value(), value.value()) {
-                Some(release) => releases.push(release),
-                None => return Ok(Err(damaged(&format!("release {}", number.value())))),
+                Ok(release) => releases.push(release),
+                Err(unread) => return Ok(Err(unread.error(&format!("release {}", number.value())))),
             }
         }
         Ok(Ok(releases))
@@ -376,8 +469,9 @@ fn row(
 ) -> Tried<Option<Row>> {
     let Some(value) = keys.get(name)? else { return Ok(Ok(None)) };
     match Row::read(name, value.value()) {
-        Some(row) if row.id == *id => Ok(Ok(Some(row))),
-        _ => Ok(Err(damaged(&format!("the record of {id}")))),
+        Ok(row) if row.id == *id => Ok(Ok(Some(row))),
+        Ok(_) => Ok(Err(Unread::Damaged.error(&format!("the record of {id}")))),
+        Err(unread) => Ok(Err(unread.error(&format!("the record of {id}")))),
     }
 }
 
@@ -389,18 +483,17 @@ fn may_begin(row: &Row, from: Option<Token>) -> bool {
     }
 }
 
-fn damaged(what: &str) -> StoreError {
-    StoreError::Corrupt(format!(
-        "{what} does not match its checksum; it is not used, and forgotten in its time"
-    ))
-}
-
 fn chunk_name(name: &Name, token: Token, number: u32) -> ChunkName {
     let mut key = [0; 44];
     key[..32].copy_from_slice(name);
     key[32..40].copy_from_slice(&token.0.to_be_bytes());
     key[40..].copy_from_slice(&number.to_be_bytes());
     key
+}
+
+/// The first and the last that a record's pieces can have.
+fn all_chunks(name: &Name) -> (ChunkName, ChunkName) {
+    (chunk_name(name, Token(0), 0), chunk_name(name, Token(u64::MAX), u32::MAX))
 }
 
 fn expiry(at_ms: u64, name: &Name) -> Expiry {
@@ -410,12 +503,14 @@ fn expiry(at_ms: u64, name: &Name) -> Expiry {
     key
 }
 
-fn read_expiry(key: &Expiry) -> (u64, Name) {
+pub(super) fn read_expiry(key: &Expiry) -> (u64, Name) {
     let (mut at, mut name) = ([0; 8], [0; 32]);
     at.copy_from_slice(&key[..8]);
     name.copy_from_slice(&key[8..]);
     (u64::from_be_bytes(at), name)
 }
 
+/// In one transaction: more than wait at a time behind a proxy of 1,024 calls in flight.
+pub(super) const MOST_STEPS: usize = 4096;
 /// As many as every store keeps.
 const MOST_RELEASES: u64 = 10_000;

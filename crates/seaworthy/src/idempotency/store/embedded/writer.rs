@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::clock::Clocks;
 use super::disk::{Disk, Log, exists};
 use super::fault::{Fault, guarded};
-use super::step::{Done, Op};
+use super::step::{Done, MOST_STEPS, Op, Swept};
 use super::{Notice, Options, Shared, WhenCorrupt};
 use crate::idempotency::store::StoreError;
 
@@ -129,12 +129,12 @@ impl Writer {
         };
         let swept = guarded(|| {
             if !disk.has_expired()? {
-                return Ok(0);
+                return Ok(Swept::default());
             }
             disk.commit(log, |writing| writing.sweep(SWEPT_WHEN_IDLE))
         });
         match swept {
-            Ok(0) => {}
+            Ok(Swept { work: 0, .. }) => {}
             Ok(swept) => self.count(0, swept),
             Err(fault) => self.fail(fault),
         }
@@ -192,11 +192,11 @@ impl Writer {
         }
     }
 
-    fn count(&self, steps: usize, swept: usize) {
+    fn count(&self, steps: usize, swept: Swept) {
         let counts = &self.shared.counts;
         counts.commits.fetch_add(1, Ordering::Relaxed);
         counts.steps.fetch_add(steps as u64, Ordering::Relaxed);
-        counts.swept.fetch_add(swept as u64, Ordering::Relaxed);
+        counts.swept.fetch_add(swept.records as u64, Ordering::Relaxed);
     }
 
     /// A reader met a fault. If the file was opened anew since, that was seen to already; checking once more does no harm.
@@ -350,10 +350,8 @@ impl Shared {
 
 /// How often it sweeps, and looks for a remedy, with nothing else to do: a peek at one page costs nothing beside it.
 const IDLE: Duration = Duration::from_secs(1);
-/// Swept away at once with nothing else to do: some 10 ms of work, for which a step may wait.
+/// Swept away at once with nothing else to do: of records some 10 ms of work, for which a step may wait.
 const SWEPT_WHEN_IDLE: usize = 1000;
-/// In one transaction: more than wait at a time behind a proxy of 1,024 calls in flight.
-const MOST_STEPS: usize = 4096;
 /// Between attempts to open the file again: at first what a sync may take anyway, later what an operator doesn't notice.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

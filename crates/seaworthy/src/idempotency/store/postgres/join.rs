@@ -76,6 +76,7 @@ impl Postgres {
         fingerprint: Fingerprint,
         retention: Duration,
     ) -> Result<Joined<'t>, JoinError> {
+        id.check()?;
         self.within(self.connections.ready()).await?;
         let sql = &self.connections.sql;
         transaction.batch_execute(DURABLE_COMMIT).await?;

@@ -168,6 +168,7 @@ impl Postgres {
     }
 
     async fn begin(&self, id: &Id, claim: &Claim, from: Option<Token>) -> Result<Reserved, StoreError> {
+        id.check()?;
         let (connections, sql) = (&*self.connections, &self.connections.sql);
         let [place, client, key] = names(id);
         let (fingerprint, owner) = (&claim.fingerprint.0[..], &claim.owner.to_be_bytes()[..]);
@@ -273,17 +274,28 @@ impl Postgres {
         let connections = &self.connections;
         let limit = i64::try_from(most).unwrap_or(i64::MAX);
         let rows = connections.rows(&connections.sql.list, &[&from, &limit]).await?;
-        let found = rows.iter().map(found).collect::<Result<Vec<_>, _>>()?;
-        let next = found.last().filter(|_| found.len() == most).map(|last| last.row.to_string());
-        Ok(Page { records: found.into_iter().map(|found| (found.id, found.record)).collect(), next })
+        let mut page = Page::default();
+        for row in &rows {
+            match found(row) {
+                Ok(found) => page.records.push((found.id, found.record)),
+                Err(StoreError::Corrupt(_)) => page.unread += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(last) = rows.last().filter(|_| rows.len() == most) {
+            page.next = Some(column::<i64>(last, "id")?.to_string());
+        }
+        Ok(page)
     }
 
     async fn swept(&self, most: usize) -> Result<usize, StoreError> {
         let connections = &self.connections;
         let limit = i64::try_from(most).unwrap_or(i64::MAX);
-        let swept = connections.rows(&connections.sql.sweep, &[&limit]).await?;
+        let chunks = connections.rows(&connections.sql.sweep_chunks, &[&limit, &limit]).await?.len();
+        let left = limit.saturating_sub(i64::try_from(chunks).unwrap_or(i64::MAX));
+        let records = connections.rows(&connections.sql.sweep, &[&left]).await?.len();
         connections.rows(&connections.sql.sweep_releases, &[&limit]).await?;
-        Ok(swept.len())
+        Ok(chunks + records)
     }
 }
 
@@ -428,5 +440,5 @@ const TURNS: u32 = 16;
 /// A server whose machine does not answer for so long is gone, and its connections are given up: the system's own limits are
 /// a quarter of an hour, and two hours. One that is only slow answers such questions at once, whatever its sessions wait for.
 const GONE_AFTER: Duration = Duration::from_secs(20);
-/// Of records in a page, whose results come along: some megabytes at the most as a rule.
+/// Of records in a page, whose results come along but for their bodies: a megabyte at the most as a rule.
 const MOST_AT_ONCE: usize = 1000;

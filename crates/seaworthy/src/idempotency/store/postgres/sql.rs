@@ -17,6 +17,7 @@ pub(super) struct Sql {
     pub(super) list: String,
     pub(super) release: String,
     pub(super) releases: String,
+    pub(super) sweep_chunks: String,
     pub(super) sweep: String,
     pub(super) sweep_releases: String,
     pub(super) join: String,
@@ -32,6 +33,7 @@ impl Sql {
     pub(super) fn new(schema: &str) -> Self {
         let of = |text: &str| {
             text.replace("{columns}", COLUMNS)
+                .replace("{glance}", &COLUMNS.replace("k.body", NO_BODY))
                 .replace("{is}", IS)
                 .replace("{later}", LATER)
                 .replace("{schema}", &format!("\"{schema}\""))
@@ -47,11 +49,12 @@ impl Sql {
             chunk: of(CHUNK),
             find: of("SELECT {columns} FROM {schema}.keys k WHERE {is}"),
             list: of(
-                "SELECT {columns} FROM {schema}.keys k WHERE k.id > $1 AND k.expires > clock_timestamp() \
+                "SELECT {glance} FROM {schema}.keys k WHERE k.id > $1 AND k.expires > clock_timestamp() \
                       ORDER BY k.id LIMIT $2",
             ),
             release: of(RELEASE),
             releases: of(RELEASES),
+            sweep_chunks: of(SWEEP_CHUNKS),
             sweep: of(SWEEP),
             sweep_releases: of(SWEEP_RELEASES),
             join: of(&INSERT.replace("{begun}", "done")),
@@ -73,6 +76,9 @@ const COLUMNS: &str = "k.id, k.place, k.client, k.key, k.fingerprint, k.token, k
      (extract(epoch FROM k.changed) * 1000)::bigint AS changed_ms, \
      (extract(epoch FROM k.expires - clock_timestamp()) * 1000)::bigint AS left_ms, \
      k.expires <= clock_timestamp() AS expired";
+
+/// In the place of a body, where there is one: nobody lists bodies.
+const NO_BODY: &str = "CASE WHEN k.body IS NOT NULL THEN ''::bytea END AS body";
 
 const IS: &str = "k.place = $1 AND k.client = $2 AND k.key = $3";
 
@@ -158,12 +164,28 @@ const RELEASES: &str = "
 SELECT place, client, key, token, phase, reason, (extract(epoch FROM at) * 1000)::bigint AS at_ms
 FROM {schema}.releases ORDER BY id DESC LIMIT $1";
 
-/// `statement_timestamp()`, as an index can be searched for it. What somebody else sweeps or uses just now is passed by.
+/// `$1` how many records are looked at, `$2` how many chunks go. A record that is past its retention is never used again, so its
+/// chunks can go before it.
+const SWEEP_CHUNKS: &str = "
+DELETE FROM {schema}.chunks c
+USING (
+    SELECT its.record, its.token, its.number
+    FROM (SELECT id FROM {schema}.keys WHERE expires <= statement_timestamp() ORDER BY expires LIMIT $1) old
+        JOIN {schema}.chunks its ON its.record = old.id
+    LIMIT $2
+) gone
+WHERE c.record = gone.record AND c.token = gone.token AND c.number = gone.number
+RETURNING c.number";
+
+/// `statement_timestamp()`, as an index can be searched for it. What somebody else sweeps or uses just now is passed by, and what
+/// has chunks left waits for the next time.
 const SWEEP: &str = "
 DELETE FROM {schema}.keys k
 USING (
-    SELECT id FROM {schema}.keys WHERE expires <= statement_timestamp()
-    ORDER BY expires LIMIT $1 FOR UPDATE SKIP LOCKED
+    SELECT its.id FROM {schema}.keys its
+    WHERE its.expires <= statement_timestamp()
+        AND NOT EXISTS (SELECT FROM {schema}.chunks c WHERE c.record = its.id)
+    ORDER BY its.expires LIMIT $1 FOR UPDATE SKIP LOCKED
 ) old
 WHERE k.id = old.id
 RETURNING k.id";

@@ -67,6 +67,14 @@ impl Line {
         answer
     }
 
+    /// Asks for what nobody waits for, and that may as well not be done.
+    pub(super) fn tell(self: &Arc<Self>, question: Cmd, patience: Duration) {
+        let line = self.clone();
+        self.runtime.spawn(async move {
+            let _may_fail = line.ask(Question::Plain(&question), patience).await;
+        });
+    }
+
     /// A connection that broke while nobody asked (the server was started anew, say) is noticed by who asks next; so it asks
     /// once more over another.
     async fn put(self: &Arc<Self>, question: &Question<'_>) -> Result<Value, StoreError> {

@@ -135,6 +135,7 @@ impl Redis {
         claim: &Claim,
         from: Option<Token>,
     ) -> Result<Reserved, StoreError> {
+        id.check()?;
         let names = self.names(id);
         let (owner, retention, lease) =
             (owner(claim.owner), millis(claim.retention), claim.lease_ms().to_string());
@@ -146,8 +147,12 @@ impl Redis {
         let read = Read::new(&names.record);
         let mut answer = read.array(self.run(script, &[&names.record], &args).await?)?.into_iter();
         match (answer.next(), answer.next(), answer.next()) {
-            (Some(Value::BulkString(word)), Some(token), None) if word == b"new" => {
-                Ok(Reserved::New(Hold { token: read.token(token)?, owner: claim.owner }))
+            (Some(Value::BulkString(word)), Some(token), left) if word == b"new" => {
+                let token = read.token(token)?;
+                if let Some(left) = left {
+                    self.drop_chunks(&names, Token(token.0 - 1), read.number(left, "number of chunks")?);
+                }
+                Ok(Reserved::New(Hold { token, owner: claim.owner }))
             }
             (Some(Value::BulkString(word)), Some(record), None) if word == b"found" => {
                 let (found, record) = read.record(record)?;
@@ -156,6 +161,19 @@ impl Redis {
             }
             _ => Err(read.bad("answer")),
         }
+    }
+
+    /// Drops the chunks that a token has left and that nothing refers to any more, behind the caller's back. What is not dropped
+    /// expires in its time.
+    fn drop_chunks(&self, names: &Names, token: Token, left: u64) {
+        if left == 0 {
+            return;
+        }
+        let mut question = redis::cmd("UNLINK");
+        for number in 0..u32::try_from(left).unwrap_or(u32::MAX).min(DROPPED_AT_ONCE) {
+            question.arg(names.chunk(token, number));
+        }
+        self.line.tell(question, self.timeout);
     }
 
     async fn settled(
@@ -224,16 +242,21 @@ impl Redis {
 
     async fn listed(&self, from: Option<&str>, most: usize) -> Result<Page, StoreError> {
         let (names, next) = self.scan(from, most).await?;
-        let mut records = Vec::with_capacity(names.len());
+        let mut page = Page { next, ..Page::default() };
         // One after the other: a pipeline of a cluster may hold one slot only, and nobody waits for a listing.
         for name in &names {
-            let answer = self.run(&FIND, &[name], &[]).await?;
-            if answer != Value::Nil {
-                let (found, record) = Read::new(name).record(answer)?;
-                records.push((found, record));
+            let found = match self.run(&GLANCE, &[name], &[]).await {
+                Ok(Value::Nil) => continue,
+                Ok(answer) => Read::new(name).record(answer),
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(found) => page.records.push(found),
+                Err(StoreError::Corrupt(_)) => page.unread += 1,
+                Err(error) => return Err(error),
             }
         }
-        Ok(Page { records, next })
+        Ok(page)
     }
 
     async fn released(&self, release: &Release) -> Result<bool, StoreError> {
@@ -247,7 +270,10 @@ impl Redis {
         let mut args = vec![token.as_bytes(), id.place.as_bytes(), id.client.as_bytes(), id.key.as_bytes()];
         args.extend([release.reason.as_bytes(), kept.as_bytes(), most.as_bytes()]);
         let answer = self.run(&RELEASE, &[&names.record, &names.releases], &args).await?;
-        integer(answer).map(|done| done == 1).ok_or_else(|| Read::new(&names.record).bad("answer"))
+        let left = integer(answer).ok_or_else(|| Read::new(&names.record).bad("answer"))?;
+        let Ok(left) = u64::try_from(left) else { return Ok(false) };
+        self.drop_chunks(&names, release.token, left);
+        Ok(true)
     }
 
     async fn last_releases(&self, most: usize) -> Result<Vec<Release>, StoreError> {
@@ -314,7 +340,8 @@ impl Store for Redis {
             let names = self.names(id);
             let chunk = names.chunk(hold.token, number);
             let (token, owner, retention) = (hold.token.to_string(), owner(hold.owner), millis(retention));
-            let args = [token.as_bytes(), owner.as_bytes(), &bytes, retention.as_bytes()];
+            let after = (u64::from(number) + 1).to_string();
+            let args = [token.as_bytes(), owner.as_bytes(), &bytes, retention.as_bytes(), after.as_bytes()];
             let answer = self.run(&PUT_CHUNK, &[&names.record, &chunk], &args).await?;
             integer(answer).map(|done| done == 1).ok_or_else(|| Read::new(&chunk).bad("answer"))
         })
@@ -440,6 +467,7 @@ static SETTLE: LazyLock<Script> = script!("settle.lua");
 static PUT_CHUNK: LazyLock<Script> = script!("put_chunk.lua");
 static CHUNK: LazyLock<Script> = script!("chunk.lua");
 static FIND: LazyLock<Script> = script!("find.lua");
+static GLANCE: LazyLock<Script> = script!("glance.lua");
 static RELEASE: LazyLock<Script> = script!("release.lua");
 static POINT: LazyLock<Script> = script!("point.lua");
 
@@ -449,6 +477,8 @@ const AGES: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// As every store.
 const RELEASES_KEPT: usize = 10_000;
 const RELEASES_KEPT_FOR: Duration = Duration::from_secs(365 * 86_400);
+/// Of chunks: 64 MiB, which Redis gives back in the background. More are for their retention to end.
+const DROPPED_AT_ONCE: u32 = 1024;
 /// How many places of its table Redis looks at in one go: some hundred microseconds, for which nobody else is served.
 const SCAN_AT_ONCE: usize = 1000;
 /// After so many of them a page is given even if it is not full: a server that holds much else is not searched for long in one

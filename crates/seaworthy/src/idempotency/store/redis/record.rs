@@ -153,7 +153,7 @@ impl<'a> Read<'a> {
         })
     }
 
-    fn number(self, value: Value, what: &str) -> Result<u64, StoreError> {
+    pub(super) fn number(self, value: Value, what: &str) -> Result<u64, StoreError> {
         self.text(value, what)?.parse().map_err(|_| self.bad(what))
     }
 
