@@ -16,8 +16,8 @@ use seaworthy::core::{Rng, Seeded, Valid};
 use seaworthy::idempotency::store::memory::Memory;
 use seaworthy::idempotency::store::{Answer, CHUNK_BYTES, Id, Settled};
 use seaworthy::idempotency::{
-    Begun, Busy, COUNTED, Config, Fingerprint, Keys, Phase, Ran, Refusal, RunError, Running, Token,
-    Unsettled, WhenDown,
+    Begun, Busy, COUNTED, Config, Fingerprint, Keys, Phase, Ran, Refusal, RunError, Running, StoreError,
+    Token, Unsettled, WhenDown,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, advance, sleep};
@@ -482,6 +482,17 @@ async fn who_is_refused_by_a_full_store_leaves_nothing_to_be_done() {
     let looked = store.asked(Op::Find);
     sleep(LEASE).await;
     assert_eq!(store.asked(Op::Find), looked);
+}
+
+/// It would never be remembered, and nobody would notice.
+#[tokio::test(start_paused = true)]
+async fn what_no_store_can_keep_is_refused_even_where_a_store_may_be_down() {
+    let store = Faulty::new();
+    let keys = keys(&store, allow());
+    let long = keys.begin(&Id::new("pay", b"client", &"k".repeat(256)), ONE).await;
+    assert!(matches!(long, Err(Refusal::Down(StoreError::TooLong(_)))), "{long:?}");
+    sleep(LEASE).await;
+    assert_eq!(store.asked(Op::Find), 0, "nothing is to be given back");
 }
 
 #[tokio::test(start_paused = true)]

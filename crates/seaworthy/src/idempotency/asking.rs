@@ -45,6 +45,11 @@ impl<'a> Asking<'a> {
             let record = match self.step(from.take()).await {
                 Ok(Reserved::New(hold)) => break Ok(self.first(hold, began, how)),
                 Ok(Reserved::Found(record)) => record,
+                Err(error @ StoreError::TooLong(_)) => {
+                    // No store is down, and none will ever have it: whoever asks has made a mistake, and is to notice.
+                    self.undo = None;
+                    break Err(keys.shared.refused(Refusal::Down(error)));
+                }
                 Err(error) => match self.look(&error, began).await {
                     Some(record) => {
                         failed = Some(error);
