@@ -213,7 +213,7 @@ fn check_format(place: &Place) -> Result<(), Fault> {
 }
 
 fn other_version(place: &Place, what: &str) -> Fault {
-    Fault::Down(format!(
+    Fault::Version(format!(
         "{what}: start the version of this program that wrote it; or, to begin with no keys, move {} away and remove {}",
         place.file.display(),
         place.seen.display()
@@ -328,8 +328,8 @@ impl Seen {
     }
 }
 
-const STATE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("state");
-const STATE_KEY: &str = "state";
+pub(super) const STATE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("state");
+pub(super) const STATE_KEY: &str = "state";
 /// Of redb 4.
 const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 const SLOTS: [usize; 2] = [64, 192];

@@ -15,6 +15,8 @@ pub(super) enum Fault {
     Down(String),
     /// Another process has it open.
     Locked(String),
+    /// It is of another version's format.
+    Version(String),
 }
 
 impl Fault {
@@ -22,7 +24,7 @@ impl Fault {
         match self {
             Self::Damaged(what) => StoreError::Corrupt(what),
             Self::Full(what) => StoreError::Full(what),
-            Self::Down(what) | Self::Locked(what) => StoreError::Down(what),
+            Self::Down(what) | Self::Locked(what) | Self::Version(what) => StoreError::Down(what),
         }
     }
 

@@ -8,7 +8,8 @@
 //! **Death.** Only one process has the file open, by a lock on `<file>.lock`. So at every opening, whoever ran what is still
 //! [`Running`](seaworthy_core::idempotency::Phase::Running) is dead, and its record says [`orphaned`](super::Record::orphaned).
 //!
-//! **Damage.** Every opening, and so every recovery, checks the whole file (a second for some 300 MB), that every key in it has a
+//! **Damage.** Every opening, and so every recovery, checks the whole file (about a second for each GB that the
+//! system has in memory, and otherwise as long as the disk takes to read it), that every key in it has a
 //! time at which it ends, and that it knows of every commit that was acknowledged; every value that is read is checked against a
 //! checksum of its own. A damaged file is moved to `<file>.corrupt-<seconds>`, and what follows is [`Options::when_corrupt`]. What
 //! no checksum of a value shows while the process runs is a damaged name of a key, or a damaged inner page: what is behind it
@@ -167,6 +168,13 @@ pub enum OpenError {
         /// What was refused.
         what: String,
     },
+    /// The file is whole, and of a format that this version of the program does not know. Nothing was done to it.
+    Version {
+        /// The file.
+        file: PathBuf,
+        /// Of which it is, and what can be done.
+        what: String,
+    },
 }
 
 impl fmt::Display for OpenError {
@@ -178,6 +186,7 @@ impl fmt::Display for OpenError {
                 file.display()
             ),
             Self::Io { file, what } => write!(f, "the keys can't be kept in {}: {what}", file.display()),
+            Self::Version { file, what } => write!(f, "the keys in {} can't be read: {what}", file.display()),
         }
     }
 }
@@ -256,7 +265,7 @@ impl Embedded {
     /// A full disk is no error: its steps are, until there is room. Nor is a damaged file: see [`WhenCorrupt`].
     ///
     /// # Errors
-    /// Another process has it open, or the file can't be made, read or written.
+    /// Another process has it open, it is of another version, or the file can't be made, read or written.
     pub fn open(file: &Path, options: Options) -> Result<Self, OpenError> {
         Self::open_by(file, options, Clocks::of_the_machine())
     }
@@ -276,6 +285,7 @@ impl Embedded {
         let mut writer = Writer::new(shared.clone(), options, clocks);
         writer.start().map_err(|fault| match fault {
             Fault::Locked(_) => locked(),
+            Fault::Version(what) => OpenError::Version { file: file.into(), what },
             Fault::Damaged(what) | Fault::Full(what) | Fault::Down(what) => refused(what),
         })?;
         let (inbox, messages) = channel();

@@ -8,7 +8,8 @@ use std::time::Instant;
 use redb::{ReadableDatabase as _, ReadableTable as _};
 use seaworthy_core::idempotency::{Fingerprint, Phase};
 
-use super::row::name;
+use super::disk::{STATE, STATE_KEY};
+use super::row::{Kind, name, seal_as};
 use super::step::{CHUNKS, EXPIRIES, KEYS, read_expiry};
 use super::*;
 use crate::idempotency::store::Answer;
@@ -379,12 +380,34 @@ async fn a_file_of_another_format_is_refused_and_left_alone() {
         (other[64], other[192]) = (format, format);
         fs::write(folder.file(), &other).unwrap();
         let options = Options { when_corrupt: WhenCorrupt::BeginAnew, ..Options::default() };
-        let error = Embedded::open_by(&folder.file(), options, moved.clocks(1)).unwrap_err().to_string();
+        let error = Embedded::open_by(&folder.file(), options, moved.clocks(1)).unwrap_err();
+        assert!(matches!(error, OpenError::Version { .. }), "{error:?}");
+        let error = error.to_string();
         assert!(error.contains("format") && error.contains("keys.redb.seen"), "{error}");
         assert_eq!(fs::read(folder.file()).unwrap(), other, "nothing was done to it");
         fs::write(folder.file(), whole).unwrap();
         assert!(known(&folder.open(&moved, 1), "a").await);
     }
+}
+
+#[tokio::test]
+async fn a_file_that_a_newer_version_has_written_to_is_refused_and_left_alone() {
+    let (folder, moved) = (Folder::new(), Moved::new());
+    let store = folder.open(&moved, 1);
+    done(&store, "a", HOUR).await;
+    let disk = store.shared.disk().unwrap();
+    let transaction = disk.database.begin_write().unwrap();
+    let newer = seal_as(2, Kind::State, b"", b"whatever it will be");
+    transaction.open_table(STATE).unwrap().insert(STATE_KEY, newer.as_slice()).unwrap();
+    transaction.commit().unwrap();
+    drop(disk);
+    drop(store);
+    let options = Options { when_corrupt: WhenCorrupt::BeginAnew, ..Options::default() };
+    let error = Embedded::open_by(&folder.file(), options, moved.clocks(1)).unwrap_err();
+    assert!(matches!(error, OpenError::Version { .. }), "{error:?}");
+    assert!(error.to_string().contains("newer version"), "{error}");
+    let beside = fs::read_dir(folder.0.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!beside.into_iter().any(|name| name.to_string_lossy().contains("corrupt")));
 }
 
 #[tokio::test]
