@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
 /// A proxy; it is killed when this is dropped.
 pub(crate) struct Proxy {
     child: Child,
@@ -34,13 +36,17 @@ impl Proxy {
         address.unwrap_or_else(|| panic!("the proxy does not listen; it said:\n{}", said(folder)))
     }
 
-    /// Whether nobody has waited for it yet.
-    pub(crate) const fn is_new(&self) -> bool {
-        self.out.is_some()
+    /// Stops it where it stands: what it has not done by now, it never does if it is killed next.
+    pub(crate) fn stop(&self) {
+        let process = Pid::from_child(&self.child);
+        kill_process(process, Signal::STOP).expect("it was not waited for");
+        // That it has ended instead is for `kill` to see.
+        let stopped_or_gone = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(process), stopped_or_gone).expect("it was not waited for");
     }
 
     /// With SIGKILL.
-    pub(crate) fn kill(mut self, folder: &Path) {
+    pub(crate) fn kill(&mut self, folder: &Path) {
         if let Some(ended) = self.child.try_wait().unwrap() {
             panic!("the proxy ended by itself ({ended}); it said:\n{}", said(folder));
         }

@@ -1,45 +1,65 @@
 //! A service whose work has an effect, and which counts the effects of each key. It is slow now and then, and breaks off, and
-//! fails.
+//! fails, and some of its answers come drop by drop.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::net::{SocketAddr, TcpListener};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
+use crate::answer::{Answer, Left};
+use crate::journal::Journal;
 use crate::lots::Lots;
+use crate::stage::{DEADLINE, LEASE};
 
-/// What the service knows of keys, which is what its path is called.
+/// The kinds of operations: what the service knows of keys, and what the proxy was told about it. It is what the route is called.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Kind {
-    /// Nothing: each request that it reads has an effect. The proxy is told never to repeat what may have had one.
+    /// The service knows nothing: each request that it reads has an effect. The proxy is told never to repeat what may have had
+    /// one.
     Naive,
+    /// The same, and who asks while another is carried out waits for its answer.
+    Waiting,
     /// One effect for each key, and no request under a lower token than one that it has seen. The proxy is told to repeat.
     Knowing,
 }
 
 impl Kind {
-    pub(crate) const fn path(self) -> &'static str {
+    pub(crate) const ALL: [Self; 3] = [Self::Naive, Self::Waiting, Self::Knowing];
+
+    pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Naive => "/naive",
-            Self::Knowing => "/knowing",
+            Self::Naive => "naive",
+            Self::Waiting => "waiting",
+            Self::Knowing => "knowing",
         }
     }
 
+    /// Of one in a hundred. Most are of services that know nothing: nothing but the proxy keeps those from a second effect.
+    pub(crate) const fn drawn(percent: u64) -> Self {
+        match percent {
+            0..40 => Self::Naive,
+            40..65 => Self::Waiting,
+            _ => Self::Knowing,
+        }
+    }
+
+    /// Whether the service knows keys.
+    pub(crate) const fn knows(self) -> bool {
+        matches!(self, Self::Knowing)
+    }
+
     fn of(path: &str) -> Self {
-        if path == Self::Naive.path() { Self::Naive } else { Self::Knowing }
+        let named = Self::ALL.into_iter().find(|kind| path.trim_start_matches('/') == kind.name());
+        named.expect("the proxy passes the path on")
     }
 }
 
@@ -52,23 +72,43 @@ pub(crate) struct Upstream {
     runtime: Handle,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     seed: u64,
+    journal: Arc<Journal>,
     /// From now on it only answers.
     calm: AtomicBool,
     effects: AtomicU64,
     entries: Mutex<HashMap<Operation, Entry>>,
-    /// The requests that are being worked on, by the life of the proxy that sent them.
-    working: Mutex<BTreeMap<u32, usize>>,
+    /// What is being worked on, whether or not anybody waits for it yet.
+    working: AtomicUsize,
+    /// The requests that the proxy waits for, by their numbers.
+    open: Mutex<BTreeMap<u64, Awaited>>,
+    /// How many answers took longer than a lease.
+    outlasted: AtomicU64,
+}
+
+/// A request that is not answered to its end.
+struct Awaited {
+    operation: Operation,
+    life: u32,
+    since: Instant,
 }
 
 /// What is known of an operation.
 #[derive(Clone, Default)]
 pub(crate) struct Entry {
     pub(crate) effects: u32,
-    /// The requests, as they came: in which life of the proxy, and under which token.
-    pub(crate) visits: Vec<(u32, u64)>,
+    pub(crate) visits: Vec<Visit>,
     highest: u64,
+}
+
+/// A request, as it came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Visit {
+    /// The life of the proxy that sent it.
+    pub(crate) life: u32,
+    pub(crate) token: u64,
+    at: Instant,
 }
 
 /// What becomes of a request.
@@ -85,16 +125,21 @@ enum Fate {
     LeaveWithin,
     SlowBefore(Duration),
     SlowAfter(Duration),
+    /// The answer's head comes at once, and its body piece by piece.
+    Drip(Duration),
 }
 
 impl Upstream {
-    pub(crate) fn new(seed: u64, runtime: Handle) -> Self {
+    pub(crate) fn new(seed: u64, runtime: Handle, journal: Arc<Journal>) -> Self {
         let shared = Shared {
             seed,
+            journal,
             calm: AtomicBool::new(false),
             effects: AtomicU64::new(0),
             entries: Mutex::default(),
-            working: Mutex::default(),
+            working: AtomicUsize::new(0),
+            open: Mutex::default(),
+            outlasted: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared), runtime }
     }
@@ -131,14 +176,26 @@ impl Upstream {
         self.shared.effects.load(Ordering::SeqCst)
     }
 
-    /// How many requests of this life are being worked on.
-    pub(crate) fn working(&self, life: u32) -> usize {
-        self.shared.working.lock().unwrap().get(&life).copied().unwrap_or(0)
+    /// How many operations it works on, or answers, for one of these lives that waits for it: after the deadline it passes on at most
+    /// what it no longer keeps.
+    pub(crate) fn in_flight(&self, lives: &[u32]) -> usize {
+        let open = self.shared.open.lock().unwrap();
+        open.values().filter(|at| lives.contains(&at.life) && at.since.elapsed() < DEADLINE).count()
     }
 
-    /// How many are, of whatever life.
-    pub(crate) fn all_working(&self) -> usize {
-        self.shared.working.lock().unwrap().values().sum()
+    /// Whether a proxy waits for it.
+    pub(crate) fn is_at(&self, operation: &Operation) -> bool {
+        self.shared.open.lock().unwrap().values().any(|at| at.operation == *operation)
+    }
+
+    /// Whether it works on anything, for whomever.
+    pub(crate) fn is_working(&self) -> bool {
+        self.shared.working.load(Ordering::SeqCst) > 0
+    }
+
+    /// How many answers took longer than the lease of who read them.
+    pub(crate) fn outlasted(&self) -> u64 {
+        self.shared.outlasted.load(Ordering::SeqCst)
     }
 
     pub(crate) fn entry(&self, operation: &Operation) -> Entry {
@@ -158,54 +215,54 @@ impl Shared {
         let token = header("x-seaworthy-fencing-token").expect("the proxy tells its token").parse().unwrap();
         let operation = (Kind::of(request.uri().path()), key);
         request.into_body().collect().await.map_err(|_| Left)?;
-        let working = Working::begin(&self, life);
-        let visit = {
-            let mut entries = self.entries.lock().unwrap();
-            let visits = &mut entries.entry(operation.clone()).or_default().visits;
-            visits.push((life, token));
-            visits.len()
-        };
-        let fate = self.fate(&operation, visit);
-        let shared = self.clone();
+        let open = Open::begin(&self, &operation, life, token);
+        let fate = self.fate(&operation, open.visit);
+        let which = format!("visit {} (proxy {life}, token {token}, {fate:?})", open.visit);
+        self.journal.note(&operation, which);
+        self.working.fetch_add(1, Ordering::SeqCst);
         // A service goes on when who asked is gone.
         let work = tokio::spawn(async move {
-            let answer = shared.work(&operation, token, fate).await;
-            drop(working);
-            answer
+            let receipt = self.work(&operation, token, fate).await;
+            self.working.fetch_sub(1, Ordering::SeqCst);
+            receipt
         });
-        work.await.unwrap()
-    }
-
-    async fn work(&self, operation: &Operation, token: u64, fate: Fate) -> Result<Response<Answer>, Left> {
-        match fate {
-            Fate::Fail => {
-                return Ok(answer(StatusCode::INTERNAL_SERVER_ERROR, Bytes::from("out of order"), false));
-            }
-            Fate::LeaveBefore => return Err(Left),
-            Fate::SlowBefore(time) => sleep(time).await,
-            _ => {}
-        }
-        let Some(number) = self.effect(operation, token) else {
-            return Ok(answer(StatusCode::PRECONDITION_FAILED, Bytes::from("overtaken"), false));
+        let receipt = work.await.unwrap()?;
+        let body = match fate {
+            Fate::LeaveWithin => Answer::that_breaks(receipt.body, open),
+            Fate::Drip(time) => Answer::that_drips(receipt.body, time, open),
+            _ => Answer::new(receipt.body, open),
         };
-        match fate {
-            Fate::LeaveAfter => return Err(Left),
-            Fate::SlowAfter(time) => sleep(time).await,
-            _ => {}
-        }
-        let receipt = Receipt::of(operation, number);
-        let mut response = answer(receipt.status, receipt.body, fate == Fate::LeaveWithin);
+        let mut response = Response::new(body);
+        *response.status_mut() = receipt.status;
         for (name, value) in receipt.headers {
             response.headers_mut().insert(name, value.parse().unwrap());
         }
         Ok(response)
     }
 
+    async fn work(&self, operation: &Operation, token: u64, fate: Fate) -> Result<Receipt, Left> {
+        match fate {
+            Fate::Fail => return Ok(Receipt::refused(StatusCode::INTERNAL_SERVER_ERROR, "out of order")),
+            Fate::LeaveBefore => return Err(Left),
+            Fate::SlowBefore(time) => sleep(time).await,
+            _ => {}
+        }
+        let Some(number) = self.effect(operation, token) else {
+            return Ok(Receipt::refused(StatusCode::PRECONDITION_FAILED, "overtaken"));
+        };
+        match fate {
+            Fate::LeaveAfter => return Err(Left),
+            Fate::SlowAfter(time) => sleep(time).await,
+            _ => {}
+        }
+        Ok(Receipt::of(operation, number))
+    }
+
     /// The number of the effect that the request has, or has had; `None` if it has none, as it was overtaken.
     fn effect(&self, operation: &Operation, token: u64) -> Option<u32> {
         let mut entries = self.entries.lock().unwrap();
         let entry = entries.entry(operation.clone()).or_default();
-        if operation.0 == Kind::Knowing {
+        if operation.0.knows() {
             if token < entry.highest {
                 return None;
             }
@@ -216,6 +273,7 @@ impl Shared {
         }
         entry.effects += 1;
         self.effects.fetch_add(1, Ordering::SeqCst);
+        self.journal.note(operation, format!("effect {} (token {token})", entry.effects));
         Some(entry.effects)
     }
 
@@ -223,19 +281,21 @@ impl Shared {
         if self.calm.load(Ordering::SeqCst) {
             return Fate::Answer;
         }
-        let mut lots = Lots::new(self.seed, &format!("{}/{key}/{visit}", kind.path()));
+        let mut lots = Lots::new(self.seed, &format!("{}/{key}/{visit}", kind.name()));
         let fate = lots.below(100);
         let time = Duration::from_millis(5 + lots.below(150));
         match fate {
-            0..5 => Fate::Fail,
-            5..8 => Fate::LeaveBefore,
-            8..12 => Fate::LeaveAfter,
-            12..15 => Fate::LeaveWithin,
-            15..20 => Fate::SlowBefore(time),
-            20..25 => Fate::SlowAfter(time),
+            0..4 => Fate::Fail,
+            4..6 => Fate::LeaveBefore,
+            6..8 => Fate::LeaveAfter,
+            8..10 => Fate::LeaveWithin,
+            10..15 => Fate::SlowBefore(time),
+            15..20 => Fate::SlowAfter(time),
+            20..28 => Fate::Drip(2 * time),
             // The proxy has given up by then.
-            25 => Fate::SlowBefore(TOO_SLOW),
-            26 => Fate::SlowAfter(TOO_SLOW),
+            28 => Fate::SlowBefore(TOO_SLOW),
+            29 => Fate::SlowAfter(TOO_SLOW),
+            30 => Fate::Drip(TOO_LONG),
             _ => Fate::Answer,
         }
     }
@@ -245,13 +305,17 @@ impl Shared {
 #[derive(PartialEq, Eq)]
 pub(crate) struct Receipt {
     pub(crate) status: StatusCode,
-    pub(crate) headers: [(&'static str, String); 3],
+    pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Bytes,
 }
 
 impl Receipt {
+    fn refused(status: StatusCode, why: &'static str) -> Self {
+        Self { status, headers: Vec::new(), body: Bytes::from(why) }
+    }
+
     pub(crate) fn of((kind, key): &Operation, number: u32) -> Self {
-        let path = kind.path();
+        let name = kind.name();
         let mut lots = Lots::new(0, key);
         let padding = match lots.below(100) {
             // Longer than what a store keeps in one piece (64 KiB), and than two of them.
@@ -262,79 +326,72 @@ impl Receipt {
         let padding = "x".repeat(usize::try_from(padding).unwrap());
         Self {
             status: if lots.percent(50) { StatusCode::OK } else { StatusCode::CREATED },
-            headers: [
+            headers: vec![
                 ("content-type", "application/json".to_owned()),
                 ("etag", format!("\"{key}-{number}\"")),
-                ("location", format!("{path}/{key}")),
+                ("location", format!("/{name}/{key}")),
             ],
-            body: format!(r#"{{"path":"{path}","key":"{key}","effect":{number},"padding":"{padding}"}}"#)
+            body: format!(r#"{{"path":"/{name}","key":"{key}","effect":{number},"padding":"{padding}"}}"#)
                 .into(),
         }
     }
 }
 
-/// Counts a request while it is worked on.
-struct Working(Arc<Shared>, u32);
-
-impl Working {
-    fn begin(shared: &Arc<Shared>, life: u32) -> Self {
-        *shared.working.lock().unwrap().entry(life).or_default() += 1;
-        Self(shared.clone(), life)
-    }
+/// Counts a request for as long as the proxy waits for its answer, or reads it.
+pub(crate) struct Open {
+    shared: Arc<Shared>,
+    operation: Operation,
+    token: u64,
+    /// Which request of its operation it is, from 1 on.
+    visit: usize,
+    number: u64,
 }
 
-impl Drop for Working {
-    fn drop(&mut self) {
-        if let Some(count) = self.0.working.lock().unwrap().get_mut(&self.1) {
-            *count -= 1;
+impl Open {
+    fn begin(shared: &Arc<Shared>, operation: &Operation, life: u32, token: u64) -> Self {
+        let mut entries = shared.entries.lock().unwrap();
+        let visits = &mut entries.entry(operation.clone()).or_default().visits;
+        visits.push(Visit { life, token, at: Instant::now() });
+        let visit = visits.len();
+        drop(entries);
+        let mut open = shared.open.lock().unwrap();
+        let number = open.last_key_value().map_or(0, |(last, _)| last + 1);
+        open.insert(number, Awaited { operation: operation.clone(), life, since: Instant::now() });
+        drop(open);
+        Self { shared: shared.clone(), operation: operation.clone(), token, visit, number }
+    }
+
+    /// The answer to it is still being read. That must not be while the operation is carried out under a higher token, as then two
+    /// run at once.
+    pub(crate) fn goes_on(&self) {
+        let overtaken = |visit: &&Visit| visit.token > self.token && visit.at.elapsed() > NOTICED;
+        let entries = self.shared.entries.lock().unwrap();
+        let entry = entries.get(&self.operation).expect("it was begun");
+        let by = entry.visits.iter().find(overtaken).copied();
+        drop(entries);
+        if let Some(Visit { life, token, .. }) = by {
+            let what = format!(
+                "is carried out by proxy {life} under token {token} while the answer to token {} is still read",
+                self.token
+            );
+            self.shared.journal.violation(&self.operation, what);
         }
     }
 }
 
-fn answer(status: StatusCode, body: Bytes, breaks: bool) -> Response<Answer> {
-    let length = body.len() as u64;
-    let mut response = Response::new(Answer { body, length, breaks });
-    *response.status_mut() = status;
-    response
-}
-
-/// A body, or the first half of one.
-struct Answer {
-    body: Bytes,
-    length: u64,
-    breaks: bool,
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Left;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Left>>> {
-        let body = std::mem::take(&mut self.body);
-        Poll::Ready(match (body.is_empty(), self.breaks) {
-            (true, true) => Some(Err(Left)),
-            (true, false) => None,
-            (false, true) => Some(Ok(Frame::data(body.slice(..body.len() / 2)))),
-            (false, false) => Some(Ok(Frame::data(body))),
-        })
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.length)
+impl Drop for Open {
+    fn drop(&mut self) {
+        let awaited = self.shared.open.lock().unwrap().remove(&self.number);
+        if awaited.is_some_and(|awaited| awaited.since.elapsed() > LEASE) {
+            self.shared.outlasted.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }
-
-/// The service leaves the connection.
-#[derive(Debug)]
-struct Left;
-
-impl fmt::Display for Left {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the service has left")
-    }
-}
-
-impl std::error::Error for Left {}
 
 /// Longer than the deadline that the proxy was told.
 const TOO_SLOW: Duration = Duration::from_millis(1500);
+/// Longer than its lease, by so much that others see it end meanwhile.
+const TOO_LONG: Duration = Duration::from_millis(5500);
+/// Within this the service has noticed that a connection was closed before another took over, on a machine that has much else to
+/// do. Whoever does not close it reads on for longer.
+const NOTICED: Duration = Duration::from_secs(1);
