@@ -238,6 +238,22 @@ fn what_was_too_long_to_keep_is_told_as_long_as_it_was() {
 }
 
 #[test]
+fn an_answer_for_which_the_store_has_no_room_is_passed_on_and_not_kept() {
+    // The memory store holds 256 MiB of all together.
+    let long = "x".repeat(60 << 20);
+    let (app, asked) = upstream(move |_| Some(answer(200, "", &long)));
+    let proxy = proxy(app, "", "answer_bytes = \"64MiB\"\nunknown = \"retry\"");
+    for n in 1..=5 {
+        let first = post(&proxy, &format!("idempotency-key: {n}\r\n"), "a");
+        assert_eq!((first.status, first.body.len()), (200, 60 << 20));
+    }
+    let again = post(&proxy, "idempotency-key: 1\r\n", "a");
+    assert_eq!((again.status, again.body.len()), (200, 60 << 20));
+    is_problem(&post(&proxy, "idempotency-key: 5\r\n", "a"), 409);
+    assert_eq!(times(&asked), 5, "it was carried out, and that is known");
+}
+
+#[test]
 fn the_books_say_what_the_client_got() {
     // The rest never comes.
     let broken = Upstream::serving(move |_, mut conn| {

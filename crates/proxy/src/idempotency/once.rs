@@ -16,7 +16,7 @@ use hyper::body::Body as _;
 use seaworthy::idempotency::http::{FENCING_TOKEN, Head, IDEMPOTENT_REPLAYED, Problem};
 use seaworthy::idempotency::store::{CHUNK_BYTES, Settled};
 use seaworthy::idempotency::{
-    Answer, Begun, Key, OnUnknown, Phase, Pieces, Replay, Running as Claim, StoreError, Unsettled, WhenDown,
+    Answer, Begun, Key, Phase, Pieces, Replay, Running as Claim, StoreError, Unsettled, WhenDown,
 };
 use seaworthy_core::{Instant, What, Why};
 use tokio::sync::oneshot;
@@ -246,24 +246,13 @@ impl Keeping<'_> {
         head.whole = read == Read::Whole;
         let settled = match read {
             Read::Whole | Read::Cut => claim.settle(Settled::Done(reader.kept(&mut head))).await,
-            Read::Unheard => {
-                // Nobody will see it. An upstream that knows keys is asked again; of any other it is to be known that it has
-                // carried it out.
-                let _unheard = claim
-                    .settle(match rules.keys.config().on_unknown {
-                        OnUnknown::Retry => Settled::Unknown,
-                        OnUnknown::Refuse => Settled::Done(reader.kept(&mut head)),
-                    })
-                    .await;
-                Err(Unsettled::Down(StoreError::Down("a piece of the answer could not be kept".to_owned())))
-            }
             Read::Broke => {
                 let _unheard = claim.settle(Settled::Unknown).await;
                 let broke = Told::new(StatusCode::BAD_GATEWAY, "the upstream's answer broke off");
                 return reader.refuse(&manner, &broke);
             }
         };
-        let allowed = rules.keys.config().when_down == WhenDown::Allow && read != Read::Unheard;
+        let allowed = rules.keys.config().when_down == WhenDown::Allow;
         match settled {
             Ok(()) => reader.forwarded(parts, pieces),
             Err(Unsettled::Down(_)) if allowed => reader.forwarded(parts, pieces),
@@ -291,12 +280,10 @@ struct Reader {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Read {
     Whole,
-    /// It is longer than what is kept, or takes longer than its call may, and was not read further.
+    /// It is longer than what is kept, takes longer than its call may, or the store did not take it, and it was not read further.
     Cut,
     /// The upstream broke off.
     Broke,
-    /// The store did not take it.
-    Unheard,
 }
 
 impl Reader {
@@ -326,13 +313,13 @@ impl Reader {
             while self.last.len() > CHUNK_BYTES {
                 let piece = self.last.split_to(CHUNK_BYTES).freeze();
                 if self.put(claim, piece).await.is_err() {
-                    return Read::Unheard;
+                    return Read::Cut;
                 }
             }
         }
         self.ended = true;
         let last = std::mem::take(&mut self.last).freeze();
-        if self.put(claim, last).await.is_err() { Read::Unheard } else { Read::Whole }
+        if self.put(claim, last).await.is_err() { Read::Cut } else { Read::Whole }
     }
 
     async fn put(&mut self, claim: &Claim, piece: Bytes) -> Result<(), Unsettled> {
@@ -340,9 +327,15 @@ impl Reader {
             self.front = Some(piece);
             return Ok(());
         }
-        claim.put_chunk(self.pieces, piece).await?;
-        self.pieces += 1;
-        Ok(())
+        let put = claim.put_chunk(self.pieces, piece.clone()).await;
+        if put.is_ok() {
+            self.pieces += 1;
+        } else {
+            // The client is to have it nevertheless.
+            let after = std::mem::replace(&mut self.last, BytesMut::from(piece));
+            self.last.unsplit(after);
+        }
+        put
     }
 
     /// What is kept of it.
@@ -365,12 +358,13 @@ impl Reader {
         parts.headers.remove(header::TRAILER);
         self.body.let_go();
         let front = self.front.unwrap_or_default();
-        let body = if self.ended && self.pieces == 0 {
+        let is_kept = self.ended && self.last.is_empty();
+        let body = if is_kept && self.pieces == 0 {
             Download::own(front)
         } else {
             let rest = Rest { seen: self.last.freeze(), body: Box::new(self.body) };
             let length = self.ended.then_some(self.length);
-            Kept::body(front, pieces, self.pieces, length, (!self.ended).then_some(rest))
+            Kept::body(front, pieces, self.pieces, length, (!is_kept).then_some(rest))
         };
         Response::from_parts(parts, body)
     }
