@@ -155,7 +155,7 @@ async fn list(args: &List) -> Result<(), Failure> {
         filter.push_str(&format!("&phase={}", phase.get_name()));
     }
     let most = args.most as usize;
-    let (mut found, mut count, mut from) = (Vec::new(), 0, None::<String>);
+    let (mut found, mut count, mut damaged, mut from) = (Vec::new(), 0, 0, None::<String>);
     let more = loop {
         let from_there = from.map(|from| format!("&from={}", escaped(&from))).unwrap_or_default();
         let page = get(&args.to, &pool, &format!("/api/keys?most={PAGE}{filter}{from_there}")).await?;
@@ -165,13 +165,19 @@ async fn list(args: &List) -> Result<(), Failure> {
             if args.to.json { found.push(key.clone()) } else { out::line(&row(key))? }
         }
         count += fits;
+        damaged += page["damaged"].as_u64().unwrap_or(0);
         from = page["next"].as_str().map(str::to_owned);
         if fits < keys.len() || from.is_none() || count == most {
             break fits < keys.len() || from.is_some();
         }
     };
     if args.to.json {
-        return out::json(&json!({ "keys": found, "more": more }));
+        return out::json(&json!({ "keys": found, "damaged": damaged, "more": more }));
+    }
+    if damaged > 0 {
+        out::aside(&format!(
+            "{damaged} more can't be read: they are damaged, and their keys are answered with 503"
+        ))?;
     }
     if more {
         out::aside(&format!("these are the first {count}; there may be more (see --most)"))?;
@@ -195,7 +201,9 @@ async fn release(args: &Release) -> Result<(), Failure> {
     } else {
         out::line(&shown)?
     }
-    let stands = key["token"].as_u64().ok_or_else(|| Failure::new("the proxy's answer has no token"))?;
+    // One that is damaged has none that could be shown. Of the embedded store any will do, of others the one that they have.
+    let stands = if key["damaged"].is_null() { key["token"].as_u64() } else { args.token.or(Some(0)) };
+    let stands = stands.ok_or_else(|| Failure::new("the proxy's answer has no token"))?;
     let token = args.token.unwrap_or(stands);
     if token != stands {
         let what = format!("it stands under token {stands}, not {token}; nothing was released");
@@ -237,6 +245,9 @@ fn row(key: &Value) -> String {
 
 /// A key in some lines.
 fn whole(key: &Value) -> String {
+    if let Some(what) = key["damaged"].as_str() {
+        return format!("{}\n  damaged     {}", word(key, "id"), plain(what));
+    }
     let and = if key["orphaned"] == true {
         ", as whoever carried it out is gone"
     } else if key["past_lease"] == true {

@@ -258,6 +258,42 @@ fn what_a_kill_left_in_a_server_is_found_past_its_lease_and_released() {
 }
 
 #[test]
+fn what_is_damaged_is_told_and_can_be_released() {
+    let (upstream, asked) = upstream();
+    let redis = servers::Redis::durable();
+    let store = format!("[redis]\nurl = \"{}\"\n[idempotency]\nstore = \"redis\"", redis.url());
+    let proxy = Proxy::keeping("keys-damaged", &store, upstream);
+    assert_eq!(proxy.post("/pay", "order-7").0, 201);
+    let id = proxy.id();
+    let script =
+        "for _, name in ipairs(redis.call('KEYS', '*')) do redis.call('HSET', name, 'phase', 'bogus') end";
+    let mut stream = TcpStream::connect(redis.url().trim_start_matches("redis://")).unwrap();
+    stream.write_all(format!("EVAL \"{script}\" 0\r\n").as_bytes()).unwrap();
+    assert!(message_line(&stream).starts_with('$'), "nothing is what the script gives");
+
+    assert_eq!(proxy.post("/pay", "order-7").0, 503);
+    let listed = proxy.keys(&["list"]);
+    assert_eq!((stdout(&listed), listed.status.code()), ("", Some(0)));
+    assert!(stderr(&listed).contains("1 more can't be read"), "{}", stderr(&listed));
+    assert!(proxy.told(&["show", &id]).contains("damaged     "), "{}", proxy.told(&["show", &id]));
+    let unnamed = proxy.keys(&["release", &id, "--reason", "never charged"]);
+    assert!(
+        !unnamed.status.success() && stderr(&unnamed).contains("only the store itself"),
+        "{}",
+        stderr(&unnamed)
+    );
+    proxy.told(&["release", &id, "--token", "1", "--reason", "never charged"]);
+    assert_eq!(proxy.post("/pay", "order-7"), (201, "2".to_owned()));
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+fn message_line(stream: &TcpStream) -> String {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}
+
+#[test]
 fn that_a_server_of_keys_is_gone_and_that_it_is_back_is_logged_once_each() {
     let (upstream, _) = upstream();
     let mut redis = servers::Redis::durable();

@@ -37,9 +37,10 @@ impl Answer {
     /// In pieces, which take this time together.
     pub(crate) fn that_drips(body: Bytes, time: Duration, open: Open) -> Self {
         let size = body.len().div_ceil(PIECES);
-        let pieces =
+        let pieces: VecDeque<Bytes> =
             (0..body.len()).step_by(size).map(|from| body.slice(from..body.len().min(from + size))).collect();
-        Self { pieces, pause: Some(time / u32::try_from(PIECES).unwrap()), ..Self::new(body, open) }
+        let pauses = u32::try_from(pieces.len() - 1).unwrap();
+        Self { pieces, pause: Some(time / pauses), ..Self::new(body, open) }
     }
 }
 
@@ -87,5 +88,5 @@ impl fmt::Display for Left {
 
 impl std::error::Error for Left {}
 
-/// A receipt has more bytes.
+/// At most; a receipt has more bytes.
 const PIECES: usize = 20;

@@ -83,6 +83,36 @@ impl Crowd {
         self.known.lock().unwrap()
     }
 
+    /// Asks for an operation of each kind whose answer is still read when a lease is over, and all the while asks for it again at
+    /// each proxy.
+    pub(crate) async fn outlast_a_lease(self: &Arc<Self>) {
+        let mut askers = JoinSet::new();
+        for kind in Kind::ALL {
+            let (crowd, operation) = (self.clone(), self.upstream.one_that_outlasts_a_lease(kind));
+            askers.spawn(async move {
+                let (mut first, mut again) = (Client::new(&crowd, 0), Client::new(&crowd, 1));
+                let its_own = operation.clone();
+                let first = tokio::spawn(async move {
+                    // The store may have been away for a moment.
+                    while first.crowd.upstream.entry(&its_own).visits.is_empty() {
+                        first.ask(&its_own).await;
+                    }
+                });
+                while !first.is_finished() {
+                    // Nobody before the first.
+                    if crowd.upstream.is_at(&operation) {
+                        again.ask(&operation).await;
+                        again.go_to_the_next();
+                    }
+                    sleep(Duration::from_millis(20)).await;
+                }
+                first.await.unwrap();
+                crowd.known().drawn.push(operation);
+            });
+        }
+        askers.join_all().await;
+    }
+
     /// Asks every operation until it has an end, many at a time, and says for each which it has: done, or unknown for ever.
     pub(crate) async fn ask_all(self: &Arc<Self>) -> Vec<(Operation, Says)> {
         let all = Arc::new(Mutex::new(self.known().asked().into_iter()));

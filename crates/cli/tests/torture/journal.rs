@@ -1,5 +1,6 @@
 //! What happened to each operation, in order, and what should not have.
 
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -44,7 +45,9 @@ impl Journal {
     /// All that must not happen and did: each of the first few with the history of its operation.
     pub(crate) fn violations(&self) -> Option<String> {
         let violations = self.violations.lock().unwrap();
-        let first = violations.iter().take(MOST_SHOWN).map(|(operation, what)| {
+        let mut shown = HashSet::new();
+        let of_each = violations.iter().filter(|(operation, _)| shown.insert(operation));
+        let first = of_each.take(MOST_SHOWN).map(|(operation, what)| {
             format!("{operation:?} {what}; its history:\n{}", self.history(operation))
         });
         let shown = first.collect::<Vec<_>>().join("\n");

@@ -134,12 +134,12 @@ impl Stage {
         let of = |target: Target| std::iter::repeat_n(target, target.of_twenty(embedded));
         let mut targets: Vec<Target> = Target::ALL.into_iter().flat_map(of).collect();
         while !targets.is_empty() {
+            self.wait_for_a_moment(clients);
             if targets.len() == 10 {
-                self.wait_for_a_lull(clients);
+                self.runtime.block_on(clients.crowd.outlast_a_lease());
             }
             let drawn = usize::try_from(self.lots.below(targets.len() as u64)).unwrap();
             let target = targets.swap_remove(drawn);
-            self.wait_for_a_moment(clients);
             self.strike(target, &clients.crowd);
         }
     }
@@ -181,15 +181,6 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_micros(self.lots.below(5000)));
-    }
-
-    /// Once nothing was struck for so long that an answer was still read when a lease was over.
-    fn wait_for_a_lull(&self, clients: &Clients) {
-        let (begun, before) = (Instant::now(), self.upstream.outlasted());
-        while self.upstream.outlasted() == before {
-            assert!(begun.elapsed() < PATIENCE, "no answer is long: {}", clients.crowd.known().statuses());
-            std::thread::sleep(Duration::from_millis(5));
-        }
     }
 
     fn strike(&mut self, target: Target, crowd: &Crowd) {

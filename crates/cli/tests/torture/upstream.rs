@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use crate::answer::{Answer, Left};
 use crate::journal::Journal;
 use crate::lots::Lots;
-use crate::stage::{DEADLINE, LEASE};
+use crate::stage::DEADLINE;
 
 /// The kinds of operations: what the service knows of keys, and what the proxy was told about it. It is what the route is called.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -83,8 +83,6 @@ pub(crate) struct Shared {
     working: AtomicUsize,
     /// The requests that the proxy waits for, by their numbers.
     open: Mutex<BTreeMap<u64, Awaited>>,
-    /// How many answers took longer than a lease.
-    outlasted: AtomicU64,
 }
 
 /// A request that is not answered to its end.
@@ -139,7 +137,6 @@ impl Upstream {
             entries: Mutex::default(),
             working: AtomicUsize::new(0),
             open: Mutex::default(),
-            outlasted: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared), runtime }
     }
@@ -193,9 +190,13 @@ impl Upstream {
         self.shared.working.load(Ordering::SeqCst) > 0
     }
 
-    /// How many answers took longer than the lease of who read them.
-    pub(crate) fn outlasted(&self) -> u64 {
-        self.shared.outlasted.load(Ordering::SeqCst)
+    /// A new operation of this kind whose first answer takes longer than the lease of who reads it.
+    pub(crate) fn one_that_outlasts_a_lease(&self, kind: Kind) -> Operation {
+        let mut operations = (0..).map(|number| (kind, Arc::from(format!("long-{number}"))));
+        let outlasts = |operation: &Operation| {
+            self.entry(operation).visits.is_empty() && self.shared.fate(operation, 1) == Fate::Drip(TOO_LONG)
+        };
+        operations.find(outlasts).expect("one of a hundred is")
     }
 
     pub(crate) fn entry(&self, operation: &Operation) -> Entry {
@@ -381,10 +382,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let awaited = self.shared.open.lock().unwrap().remove(&self.number);
-        if awaited.is_some_and(|awaited| awaited.since.elapsed() > LEASE) {
-            self.shared.outlasted.fetch_add(1, Ordering::SeqCst);
-        }
+        self.shared.open.lock().unwrap().remove(&self.number);
     }
 }
 

@@ -56,18 +56,25 @@ pub(super) async fn release(site: &Site, order: &Value) -> Told {
     if reason.is_empty() || reason.len() > LONGEST_REASON {
         return Err(wrong(format!("reason must be 1 to {LONGEST_REASON} bytes that say why")));
     }
-    let record = find(&*store, &id).await?;
-    let (standing, phase) = (record.standing, Look::at(site, &id, &record).phase);
     let moved = |now: String| {
         let held = format!("{id} no longer stands under token {token}: {now}; nothing was released");
         (StatusCode::CONFLICT, held)
     };
-    if standing.token != token {
-        return Err(moved(format!("it is {} under token {}", phase.name(), standing.token)));
-    }
+    let mut changed = "it changed meanwhile";
+    let phase = match find(&*store, &id).await? {
+        Found::Whole(record) if record.standing.token == token => Look::at(site, &id, &record).phase,
+        Found::Whole(record) => {
+            let phase = Look::at(site, &id, &record).phase;
+            return Err(moved(format!("it is {} under token {}", phase.name(), record.standing.token)));
+        }
+        Found::Damaged(_) => {
+            changed = "it is damaged, and only the store itself can show which one it has: name that";
+            Phase::Unknown
+        }
+    };
     let release = Release { id: id.clone(), token, phase, reason: reason.to_owned(), at: wall() };
     if !step(store.release(&release)).await? {
-        return Err(moved("it changed meanwhile".to_owned()));
+        return Err(moved(changed.to_owned()));
     }
     site.journal.event(
         Level::Warn,
@@ -97,13 +104,21 @@ async fn list(site: &Site, store: &dyn Store, query: &Query) -> Told {
         fits.then(|| row(id, record, &look))
     });
     let keys: Vec<Value> = rows.collect();
-    Ok(json!({ "store": store.kind(), "keys": keys, "next": page.next }))
+    Ok(json!({ "store": store.kind(), "keys": keys, "damaged": page.unread, "next": page.next }))
 }
 
 async fn one(site: &Site, store: &dyn Store, query: &Query) -> Told {
     let part = |name: &str| query.get(name).ok_or_else(|| wrong(format!("{name} is missing")));
     let id = id(part("place")?, part("client")?, part("key")?);
-    let record = find(store, &id).await?;
+    let record = match find(store, &id).await? {
+        Found::Whole(record) => record,
+        Found::Damaged(what) => {
+            return Ok(json!({
+                "id": id.to_string(), "place": *id.place, "client": *id.client, "key": *id.key,
+                "phase": "damaged", "token": null, "damaged": what,
+            }));
+        }
+    };
     let mut shown = row(&id, &record, &Look::at(site, &id, &record));
     if let Some(head) = record.answer.as_ref().and_then(|answer| Head::decode(&answer.head)) {
         let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -119,9 +134,21 @@ async fn releases(store: &dyn Store, query: &Query) -> Told {
     Ok(json!({ "store": store.kind(), "releases": releases.iter().map(released).collect::<Vec<_>>() }))
 }
 
-async fn find(store: &dyn Store, id: &Id) -> Result<Record, (StatusCode, String)> {
-    let nothing = || (StatusCode::NOT_FOUND, format!("nothing is kept of {id}"));
-    step(store.find(id)).await?.ok_or_else(nothing)
+/// What a store has of a key.
+enum Found {
+    Whole(Box<Record>),
+    /// It is not what was written.
+    Damaged(String),
+}
+
+async fn find(store: &dyn Store, id: &Id) -> Result<Found, (StatusCode, String)> {
+    match timeout(LONGEST_STEP, store.find(id)).await {
+        Ok(Ok(Some(record))) => Ok(Found::Whole(Box::new(record))),
+        Ok(Ok(None)) => Err((StatusCode::NOT_FOUND, format!("nothing is kept of {id}"))),
+        Ok(Err(error @ StoreError::Corrupt(_))) => Ok(Found::Damaged(error.to_string())),
+        Ok(Err(error)) => Err(down(&error)),
+        Err(_) => Err(down(&late())),
+    }
 }
 
 fn row(id: &Id, record: &Record, look: &Look) -> Value {
@@ -232,13 +259,18 @@ fn id(place: &str, client: &str, key: &str) -> Id {
 
 /// A step of the store. What is wrong with it is told as it is: who asks here is to put it right.
 async fn step<T>(step: Step<'_, T>) -> Result<T, (StatusCode, String)> {
-    let late = || {
-        StoreError::Down(format!(
-            "it did not answer within {LONGEST_STEP:?}; what was asked for may have been done"
-        ))
-    };
     let done = timeout(LONGEST_STEP, step).await.unwrap_or_else(|_| Err(late()));
-    done.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+    done.map_err(|error| down(&error))
+}
+
+fn late() -> StoreError {
+    StoreError::Down(format!(
+        "it did not answer within {LONGEST_STEP:?}; what was asked for may have been done"
+    ))
+}
+
+fn down(error: &StoreError) -> (StatusCode, String) {
+    (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
 }
 
 fn wrong(what: impl Into<String>) -> (StatusCode, String) {

@@ -38,7 +38,7 @@ impl Place {
 
     /// The lock, for as long as the file that is returned lives.
     pub(super) fn lock(&self) -> io::Result<Option<File>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.lock)?;
+        let file = private().open(&self.lock)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -178,6 +178,7 @@ fn begin(place: &Place, cache_bytes: usize, clocks: &Clocks) -> Result<(), Fault
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(Fault::io(&doing(), &error)),
         _ => {}
     }
+    drop(private().open(&place.begun).map_err(|e| Fault::io(&doing(), &e))?);
     let database = builder(cache_bytes).create(&place.begun)?;
     let transaction = database.begin_write()?;
     let moment = StoreClock::after(clocks.clone(), None).now();
@@ -187,6 +188,15 @@ fn begin(place: &Place, cache_bytes: usize, clocks: &Clocks) -> Result<(), Fault
     database.close()?;
     fs::rename(&place.begun, &place.file).map_err(|e| Fault::io(&doing(), &e))?;
     place.sync_folder()
+}
+
+/// Makes a file that is its owner's alone, as answers to clients are: those that are there stay as they are.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 fn builder(cache_bytes: usize) -> Builder {
@@ -299,7 +309,7 @@ impl Seen {
 
     fn open(place: &Place) -> Result<Self, Fault> {
         let path = place.seen.clone();
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = private().open(&path);
         Ok(Self { file: file.map_err(|e| Fault::io(&format!("opening {}", path.display()), &e))?, path })
     }
 

@@ -436,3 +436,16 @@ async fn a_step_that_nobody_waits_for_gives_its_room_back() {
     }
     until("all room is there again", async || store.room.available_permits() == whole).await;
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_is_made_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (folder, moved) = (Folder::new(), Moved::new());
+    done(&folder.open(&moved, 1), "a", HOUR).await;
+    let files: Vec<_> = fs::read_dir(folder.0.path()).unwrap().map(Result::unwrap).collect();
+    assert_eq!(files.len(), 3, "the file, its lock and what was seen of it");
+    for file in files {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+    }
+}
