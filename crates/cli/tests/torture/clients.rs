@@ -122,7 +122,7 @@ impl Crowd {
             askers.spawn(async move {
                 let (mut ends, mut open) = (Vec::new(), Vec::new());
                 while let Some(operation) = next_of(&all) {
-                    match client.ask_twice(&operation).await {
+                    match client.ask_around(&operation).await {
                         Some(end) => ends.push((operation, end)),
                         None => open.push(operation),
                     }
@@ -243,11 +243,14 @@ impl Client {
         Some(says)
     }
 
-    /// Asks each proxy once, or the only one twice; the end, if they agree on one. What runs has been seen by all of them then: they
-    /// take its owner for dead a lease later.
-    async fn ask_twice(&mut self, operation: &Operation) -> Option<Says> {
+    /// Asks one proxy, and unless it replays the result the other as well, or the same one again if it is alone; the end, if they agree
+    /// on one. What runs has been seen by all of them then: they take its owner for dead a lease later.
+    async fn ask_around(&mut self, operation: &Operation) -> Option<Says> {
         let first = self.ask(operation).await;
         self.go_to_the_next();
+        if let Some(replay) = first.filter(|says| says.is_replay()) {
+            return Some(replay);
+        }
         let second = self.ask(operation).await?;
         let agree = first.is_some_and(|first| second == first || (second.is_replay() && first.is_done()));
         (agree && second.is_end() && second != Says::Done { replayed: false }).then_some(second)
