@@ -280,7 +280,8 @@ struct Reader {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Read {
     Whole,
-    /// It is longer than what is kept, takes longer than its call may, or the store did not take it, and it was not read further.
+    /// It is longer than what is kept, takes longer than its call may, or the store did not take it in that time, and it was not read
+    /// further.
     Cut,
     /// The upstream broke off.
     Broke,
@@ -327,7 +328,8 @@ impl Reader {
             self.front = Some(piece);
             return Ok(());
         }
-        let put = claim.put_chunk(self.pieces, piece.clone()).await;
+        let by = self.until.unwrap_or_else(|| claim.stop_at());
+        let put = claim.put_by(by, self.pieces, piece.clone()).await;
         if put.is_ok() {
             self.pieces += 1;
         } else {

@@ -104,7 +104,7 @@ impl Running {
         answer.chunks = 0;
         while !body.is_empty() {
             let piece = body.split_to(body.len().min(CHUNK_BYTES));
-            if self.put_in_time(answer.chunks, piece).await.is_err() {
+            if self.put_by(self.stop_at(), answer.chunks, piece).await.is_err() {
                 // Whether it was fenced, the settling tells.
                 answer = answer.without_body();
                 break;
@@ -114,16 +114,21 @@ impl Running {
         self.settle(Settled::Done(answer)).await
     }
 
-    async fn put_in_time(&self, number: u32, piece: Bytes) -> Result<(), Unsettled> {
+    /// As [`put_chunk`](Self::put_chunk); while the store is down, again and again until about `by`.
+    ///
+    /// # Errors
+    /// It is not kept.
+    pub async fn put_by(&self, by: Instant, number: u32, piece: Bytes) -> Result<(), Unsettled> {
         let mut pause = FIRST_PAUSE;
         loop {
             let put = self.put_chunk(number, piece.clone()).await;
             // What is full or damaged does not pass as an outage does.
             let Err(Unsettled::Down(StoreError::Down(_))) = put else { return put };
-            if self.stop_at().since(clock::now()) <= pause {
+            let left = by.since(clock::now());
+            if left.is_zero() {
                 return put;
             }
-            sleep(pause).await;
+            sleep(pause.min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
