@@ -176,7 +176,7 @@ async fn list(args: &List) -> Result<(), Failure> {
     }
     if damaged > 0 {
         out::aside(&format!(
-            "{damaged} more can't be read: they are damaged, and their keys are answered with 503"
+            "{damaged} more can't be read: they are damaged, and treated as while the store is down (when_down)"
         ))?;
     }
     if more {

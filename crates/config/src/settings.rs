@@ -609,7 +609,7 @@ pub(crate) static ROUTING: Table<Routing> = Table {
         methods: ListOf(METHOD) => methods, "The methods; all of them if left out.";
         upstream: TEXT => upstream, "The name of the upstream that answers. Can be left out if there is only one.";
         repeatable: REPEATABLE => repeatable,
-            "Which requests may be sent more than once: idempotent methods and those with an `Idempotency-Key` (`auto`), all, or none.";
+            "Which requests may be sent more than once: idempotent methods and those with an `Idempotency-Key` (`auto`), all, or none. Where the route honours keys, a request with one goes by `idempotency.unknown`, and any other POST or PATCH is sent once.";
         criticality: CRITICALITY => criticality,
             "How much its calls matter when not all can be served. A client may say less with `x-seaworthy-criticality`.";
         trust_criticality: Flag => trust_criticality, "Whether a client may also say more.";

@@ -169,13 +169,15 @@ impl Driver {
                 Action::Send { attempt, kind, due } => self.send(now, attempt, kind, due, flights),
                 Action::Cancel { attempt, why } => {
                     flights.drop_attempt(attempt);
-                    self.held.iter_mut().for_each(|held| drop(held.take_if(|(held, _)| *held == attempt)));
+                    let held =
+                        self.held.iter_mut().find_map(|held| held.take_if(|(held, _)| *held == attempt));
                     if let Some(mut leg) = self.legs.take(attempt) {
                         if let Outcome::Failure(failure, _) = why.outcome() {
                             self.wish.failed(&leg.node.endpoint.region, failure);
                         }
                         self.last = why.outcome();
-                        self.in_doubt = true;
+                        // What was answered is told by its answer.
+                        self.in_doubt |= held.is_none();
                         leg.settle(now, why.outcome());
                     }
                 }

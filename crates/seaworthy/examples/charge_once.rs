@@ -119,11 +119,11 @@ async fn charge(keys: &Postgres, url: &str, number: u32) -> Result<String, Faile
             transaction.commit().await?;
             Ok(format!("client {number}: first; {receipt}"))
         }
-        Joined::Replay(receipt) => {
+        Joined::Replay(receipt) if receipt.is_whole() => {
             Ok(format!("client {number}: replayed; {}", String::from_utf8_lossy(&receipt.body)))
         }
         // The same key for another amount, say, or for a charge that something else began.
-        other => Err(format!("client {number}: not charged: {other:?}").into()),
+        other => Err(format!("client {number}: no receipt: {other:?}").into()),
     }
 }
 

@@ -608,20 +608,31 @@ fn long() -> Bytes {
 }
 
 /// It is given once, as one that is too long.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_of_which_a_piece_can_not_be_kept_is_given_once_and_then_that_it_was() {
     for nth in 1..=2 {
         let server = Server::answering(Config::default(), |layer| layer, |_| long().into_response());
         let mut pieces = 0;
         server.store.plan(move |op| {
             pieces += u32::from(op == Op::PutChunk);
-            (op == Op::PutChunk && pieces == nth).then_some(Fault::Fails)
+            (op == Op::PutChunk && pieces >= nth).then_some(Fault::Fails)
         });
         let first = server.post("1 book").await;
         assert!(first.status == StatusCode::OK && first.body == long(), "{}", first.body.len());
         let again = server.post("1 book").await;
         assert!(again.problem(409).contains("not kept") && again.replayed());
         assert_eq!(server.effects(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_that_a_store_did_not_take_is_put_again() {
+    let server = Server::answering(Config::default(), |layer| layer, |_| long().into_response());
+    server.store.once(Op::PutChunk, Fault::Fails);
+    for replayed in [false, true] {
+        let answer = server.post("1 book").await;
+        assert!(answer.status == StatusCode::OK && answer.body == long(), "{}", answer.body.len());
+        assert_eq!(answer.replayed(), replayed);
     }
 }
 
@@ -717,23 +728,44 @@ async fn an_answer_that_breaks_off_is_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_does_not_end_is_unknown_after_the_lease() {
-    let server = Server::answering(Config::default(), |layer| layer, |_| Body::new(Endless).into_response());
-    server.post("1 book").await.problem(503);
-    server.post("1 book").await.problem(409);
+async fn an_answer_that_takes_longer_than_the_lease_is_given_once_and_then_that_it_was() {
+    for on_unknown in [OnUnknown::Refuse, OnUnknown::Retry] {
+        let config = Config { on_unknown, ..Config::default() };
+        let server = Server::answering(config, |layer| layer, |_| Body::new(Slow::new()).into_response());
+        let first = server.post("1 book").await;
+        assert_eq!((first.status, &first.body[..]), (StatusCode::OK, &b"early late"[..]));
+        let again = server.post("1 book").await;
+        assert!(again.problem(409).contains("not kept") && again.replayed());
+        assert_eq!(server.effects(), 1);
+    }
 }
 
-struct Endless;
+/// A body whose second half comes after the lease.
+struct Slow {
+    halves: std::vec::IntoIter<&'static str>,
+    pause: std::pin::Pin<Box<tokio::time::Sleep>>,
+}
 
-impl http_body::Body for Endless {
+impl Slow {
+    fn new() -> Self {
+        let pause = Box::pin(tokio::time::sleep(Config::default().lease * 2));
+        Self { halves: vec!["early ", "late"].into_iter(), pause }
+    }
+}
+
+impl http_body::Body for Slow {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
-        Poll::Pending
+        if self.halves.len() == 1 {
+            std::task::ready!(self.pause.as_mut().poll(cx));
+        }
+        let half = self.halves.next();
+        Poll::Ready(half.map(|half| Ok(http_body::Frame::data(Bytes::from_static(half.as_bytes())))))
     }
 }
 

@@ -1,7 +1,7 @@
 //! One request with a key, from its body's end to its answer.
 //!
-//! It runs in a task of its own: a client that goes away takes its connection along, but not the operation that it has asked
-//! for, whose result is what it will ask for next.
+//! What it asks for is carried out in a task of its own: a client that goes away takes its connection along, but not the operation
+//! that it has asked for, whose result is what it will ask for next.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};

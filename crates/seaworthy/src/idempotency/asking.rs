@@ -22,6 +22,8 @@ pub(super) struct Asking<'a> {
     claim: Claim,
     /// What is to be settled, if a step was begun and nobody knows whether it was taken.
     undo: Option<Settled>,
+    /// When the first such step was begun, and as what: if it was taken, others count the lease from there.
+    first: Option<(Instant, Count)>,
 }
 
 pub(super) enum Asked {
@@ -32,7 +34,7 @@ pub(super) enum Asked {
 
 impl<'a> Asking<'a> {
     pub(super) const fn new(keys: &'a Keys, id: &'a Id, claim: Claim) -> Self {
-        Self { keys, id, claim, undo: None }
+        Self { keys, id, claim, undo: None, first: None }
     }
 
     pub(super) async fn ask(&mut self) -> Asked {
@@ -40,17 +42,21 @@ impl<'a> Asking<'a> {
         let (mut from, mut failed) = (None, None);
         Asked::Over(loop {
             // Others may see the reservation from the moment on that the step begins, so its lease begins then.
-            let began = clock::now();
+            let now = clock::now();
             let how = if from.is_some() { Count::TakenOver } else { Count::Begun };
+            let (began, how) = *self.first.get_or_insert((now, how));
             let record = match self.step(from.take()).await {
                 Ok(Reserved::New(hold)) => break Ok(self.first(hold, began, how)),
-                Ok(Reserved::Found(record)) => record,
+                Ok(Reserved::Found(record)) => {
+                    self.first = None;
+                    record
+                }
                 Err(error @ StoreError::TooLong(_)) => {
                     // No store is down, and none will ever have it: whoever asks has made a mistake, and is to notice.
                     self.undo = None;
                     break Err(keys.shared.refused(Refusal::Down(error)));
                 }
-                Err(error) => match self.look(&error, began).await {
+                Err(error) => match self.look(&error, now).await {
                     Some(record) => {
                         failed = Some(error);
                         record
@@ -82,7 +88,10 @@ impl<'a> Asking<'a> {
             // What was begun before is as unknown as it was, whatever becomes of this.
             Some(token) => (shared.store.take_over(self.id, &self.claim, token), Settled::Unknown),
         };
-        self.undo = Some(undo);
+        // Once it may have been taken over it can't become free by a step that came later.
+        if self.undo != Some(Settled::Unknown) {
+            self.undo = Some(undo);
+        }
         let reserved = shared.step(step).await;
         if reserved.is_ok() {
             self.undo = None;
@@ -98,9 +107,18 @@ impl<'a> Asking<'a> {
         if left.is_zero() {
             return None;
         }
-        let found = timeout(left, shared.store.find(self.id)).await.ok()?.ok()?;
+        let was_answered = !matches!(error, StoreError::Down(_));
+        let found = match timeout(left, shared.store.find(self.id)).await.ok()? {
+            Ok(found) => found,
+            Err(StoreError::Corrupt(_)) => {
+                // Nobody can settle what can't be read.
+                self.undo.take_if(|_| was_answered);
+                return None;
+            }
+            Err(_) => return None,
+        };
         let runs = found.as_ref().is_some_and(|record| record.standing.phase == Phase::Running);
-        if !runs && !matches!(error, StoreError::Down(_)) {
+        if !runs && was_answered {
             // The step was answered, so it is over, and it has not left anything. One that was not may still be on its way.
             self.undo = None;
         }
@@ -156,13 +174,17 @@ impl Shared {
     /// so one look does not do.
     async fn undo(&self, id: &Id, owner: u128, settled: &Settled, mut turns: Turns) {
         for _ in 0..UNDO_LOOKS {
-            let Some(found) = turns.keep(|| self.step(self.store.find(id))).await else { return };
+            let find = || async { unless_damaged(None, self.step(self.store.find(id)).await) };
+            let Some(found) = turns.keep(find).await else { return };
             if let Some(Record { standing, .. }) = found
                 && standing.phase == Phase::Running
             {
                 // If it is another's, this does nothing.
                 let hold = Hold { token: standing.token, owner };
-                let settle = || self.step(self.store.settle(id, hold, settled, self.config.retention));
+                let settle = || async {
+                    let step = self.store.settle(id, hold, settled, self.config.retention);
+                    unless_damaged(false, self.step(step).await)
+                };
                 match turns.keep(settle).await {
                     Some(true) => return self.settled(id),
                     Some(false) => {}
@@ -172,6 +194,11 @@ impl Shared {
             sleep(self.config.store_timeout).await;
         }
     }
+}
+
+/// What is damaged is not asked about again and again: it stays so.
+fn unless_damaged<T>(then: T, done: Result<T, StoreError>) -> Result<T, StoreError> {
+    if matches!(done, Err(StoreError::Corrupt(_))) { Ok(then) } else { done }
 }
 
 /// How often it is looked whether a step was taken after all that nobody heard of, at intervals of the store's timeout.

@@ -32,7 +32,7 @@ const ALL: [Count; 10] = [
 
 /// What [`Keys::counts`](super::Keys::counts) counts, in its order. `down` are those that were not carried out as the store could
 /// not be asked, or has lost the result. `untold` are the ends of operations that the store was not told, as it was down for too
-/// long: they are unknown.
+/// long, and reservations that nobody had heard of and that could not be given back: they are unknown.
 pub const COUNTED: [&str; ALL.len()] = {
     let mut names = [""; ALL.len()];
     let mut n = 0;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use seaworthy_core::Instant;
 use seaworthy_core::idempotency::Token;
 use tokio::runtime::Handle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::counts::Count;
 use super::errands::Turns;
@@ -114,27 +114,31 @@ impl Running {
         self.settle(Settled::Done(answer)).await
     }
 
-    /// As [`put_chunk`](Self::put_chunk); while the store is down, again and again until about `by`.
+    /// As [`put_chunk`](Self::put_chunk); while the store is down, again and again until `by`.
     ///
     /// # Errors
     /// It is not kept.
     pub async fn put_by(&self, by: Instant, number: u32, piece: Bytes) -> Result<(), Unsettled> {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut last) = (FIRST_PAUSE, "there was no time left for it".to_owned());
         loop {
-            let put = self.put_chunk(number, piece.clone()).await;
-            // What is full or damaged does not pass as an outage does.
-            let Err(Unsettled::Down(StoreError::Down(_))) = put else { return put };
             let left = by.since(clock::now());
             if left.is_zero() {
-                return put;
+                return Err(Unsettled::Down(StoreError::Down(last)));
             }
-            sleep(pause.min(left)).await;
+            // What comes after it needs the time that comes after.
+            match timeout(left, self.put_chunk(number, piece.clone())).await {
+                // What is full or damaged does not pass as an outage does.
+                Ok(Err(Unsettled::Down(StoreError::Down(why)))) => last = why,
+                Ok(put) => return put,
+                Err(_) => continue,
+            }
+            sleep(pause.min(by.since(clock::now()))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// Ends the operation. When this is ready, that is durable. A result for which the store has no room is kept without its
-    /// body: see [`keep`](Self::keep).
+    /// Ends the operation. When this is ready, that is durable. A result for which the store has no room, or of which a piece is
+    /// gone, is kept without its body: see [`keep`](Self::keep).
     ///
     /// # Errors
     /// It is not known to be kept. If the store is down, it is told later, behind the caller's back.
@@ -144,7 +148,7 @@ impl Running {
         let shared = &keys.shared;
         let mut later = Later { running: &self, settled, owed: true };
         let mut told = later.tell().await;
-        if let Err(Unsettled::Down(StoreError::Full(_))) = told
+        if let Err(Unsettled::Down(StoreError::Full(_) | StoreError::Corrupt(_))) = told
             && let Some(less) = later.settled.without_body()
         {
             later.settled = less;
@@ -223,7 +227,9 @@ impl Shared {
                 // It is another's, who settles it.
                 Some(Ok(false)) => return self.counts.add(Count::Fenced),
                 Some(Err(error)) => match settled.without_body() {
-                    Some(less) if matches!(error, StoreError::Full(_)) => settled = less,
+                    Some(less) if matches!(error, StoreError::Full(_) | StoreError::Corrupt(_)) => {
+                        settled = less
+                    }
                     _ => turns.pause().await,
                 },
                 None => return self.counts.add(Count::Untold),

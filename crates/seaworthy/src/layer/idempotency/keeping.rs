@@ -29,21 +29,18 @@ where
 {
     let (parts, body) = answer.into_parts();
     let mut head = Head::of(parts.status, &parts.headers, &settings.replayed);
-    let mut reader = Reader::new(body);
+    let mut reader = Reader::new(body, until);
     let pieces = running.pieces();
-    let read = timeout_at(until, reader.read(&running, settings.most_answer_bytes)).await;
-    let read = read.unwrap_or(Read::TimedOut);
+    let read = reader.read(&running, settings.most_answer_bytes).await;
     head.length = reader.length;
     head.whole = read == Read::Whole;
     let settled = match read {
         // Of what is not kept it is that it was carried out.
-        Read::Whole | Read::TooLong | Read::Unheard => {
-            running.settle(Settled::Done(reader.kept(&mut head))).await
-        }
-        Read::Broke | Read::TimedOut => {
+        Read::Whole | Read::Cut => running.settle(Settled::Done(reader.kept(&mut head))).await,
+        Read::Broke => {
             // A store that does not hear it now is told later.
             let _unheard = running.settle(Settled::Unknown).await;
-            return told(&if read == Read::Broke { broke() } else { super::timed_out() });
+            return told(&broke());
         }
     };
     match settled {
@@ -51,7 +48,7 @@ where
         // What lies in a store that is down can't be passed on; all else is here.
         Err(Unsettled::Down(_))
             if settings.keys.config().when_down == WhenDown::Allow
-                && (read != Read::Unheard || reader.pieces == 0) =>
+                && (read == Read::Whole || reader.pieces == 0) =>
         {
             reader.forwarded(parts, pieces)
         }
@@ -102,6 +99,8 @@ fn broke() -> Problem {
 /// Reads an answer's body into the store.
 struct Reader<R> {
     body: Pin<Box<R>>,
+    /// What has not come by then is not kept: others may take the lease for over.
+    until: Instant,
     /// The beginning, once it is full.
     front: Option<Bytes>,
     /// How many pieces were put.
@@ -115,45 +114,48 @@ struct Reader<R> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Read {
     Whole,
-    /// It is longer than what is kept, and was not read further.
-    TooLong,
+    /// It is longer than what is kept, takes longer than the operation may, or the store did not take it in that time, and it was
+    /// not read further.
+    Cut,
     /// The service broke off.
     Broke,
-    /// The lease was over before the body was.
-    TimedOut,
-    /// The store did not take it.
-    Unheard,
 }
 
 impl<R: Body> Reader<R> {
-    fn new(body: R) -> Self {
+    fn new(body: R, until: Instant) -> Self {
         let body = Box::pin(body);
-        Self { body, front: None, pieces: 0, last: BytesMut::new(), length: 0, ended: false }
+        Self { body, until, front: None, pieces: 0, last: BytesMut::new(), length: 0, ended: false }
     }
 
     async fn read(&mut self, running: &Running, most: u64) -> Read {
         let least = self.body.size_hint().lower();
         if least > most {
             self.length = least;
-            return Read::TooLong;
+            return Read::Cut;
         }
-        while let Some(data) = poll_fn(|cx| self.poll_data(cx)).await {
-            let Some(data) = data else { return Read::Broke };
+        loop {
+            let data = match timeout_at(self.until, poll_fn(|cx| self.poll_data(cx))).await {
+                Err(_) => return Read::Cut,
+                Ok(None) => break,
+                Ok(Some(None)) => return Read::Broke,
+                Ok(Some(Some(data))) => data,
+            };
             self.length += data.len() as u64;
             self.last.extend_from_slice(&data);
-            if self.length > most {
-                return Read::TooLong;
+            // One that never ends is always ready.
+            if self.length > most || self.until <= Instant::now() {
+                return Read::Cut;
             }
             while self.last.len() > CHUNK_BYTES {
                 let piece = self.last.split_to(CHUNK_BYTES).freeze();
                 if !self.put(running, piece).await {
-                    return Read::Unheard;
+                    return Read::Cut;
                 }
             }
         }
         self.ended = true;
         let last = std::mem::take(&mut self.last).freeze();
-        if self.put(running, last).await { Read::Whole } else { Read::Unheard }
+        if self.put(running, last).await { Read::Whole } else { Read::Cut }
     }
 
     /// The next piece; `None` in its place if there is none because it broke off.
@@ -178,7 +180,7 @@ impl<R: Body> Reader<R> {
             self.front = Some(piece);
             return true;
         }
-        let put = running.put_chunk(self.pieces, piece.clone()).await;
+        let put = running.put_by(running.stop_at(), self.pieces, piece.clone()).await;
         if put.is_ok() {
             self.pieces += 1;
         } else {

@@ -162,7 +162,8 @@ impl Disk {
         write_state(&transaction, FileState { commits, epoch: self.epoch, moment })?;
         transaction.commit()?;
         log.commits = commits;
-        log.seen.write(commits)?;
+        // It was done, so it is not to look as if there had been no room for it.
+        log.seen.write(commits).map_err(Fault::of_what_was_done)?;
         Ok(done)
     }
 

@@ -28,6 +28,14 @@ impl Fault {
         }
     }
 
+    /// As of something that may have been done.
+    pub(super) fn of_what_was_done(self) -> Self {
+        match self {
+            Self::Full(what) => Self::Down(what),
+            other => other,
+        }
+    }
+
     /// What `doing` met.
     pub(super) fn io(doing: &str, error: &io::Error) -> Self {
         let what = format!("{doing}: {error}");

@@ -18,7 +18,7 @@ pub enum Joined<'t> {
     /// It is the first: have the effect in this transaction, and [keep](First::keep) its result.
     First(First<'t>),
     /// It was done before: this is its result. Have no effect. If an ordinary step left it, it may have
-    /// [chunks](crate::idempotency::Store::chunk).
+    /// [chunks](crate::idempotency::Store::chunk), or have lost its body: see [`Answer::is_whole`].
     Replay(Answer),
     /// The key belongs to another request. Have no effect.
     Mismatch,
@@ -136,7 +136,8 @@ impl First<'_> {
         self.token
     }
 
-    /// Keeps the result, in the transaction. Head and body are at most [`CHUNK_BYTES`] each, and there are no chunks.
+    /// Keeps the result, in the transaction. Head and body are at most [`CHUNK_BYTES`] each, and there are no chunks. A head that
+    /// begins with a zero byte says that the [body is lost](Answer::is_whole).
     ///
     /// # Errors
     /// See [`JoinError`].
