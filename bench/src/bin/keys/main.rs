@@ -23,9 +23,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use contestant::{Contestant, EVERYBODY, Place, What};
-use load::Load;
 use seaworthy_bench::report::{median, write_json};
 use seaworthy_bench::setup::with_folder;
+use seaworthy_bench::wrk::Load;
 use serde_json::{Value, json};
 
 /// Rounds of each contestant. Odd, so that the median is one of them.
@@ -154,9 +154,9 @@ fn many_keys(keys: u64, place: &Place<'_>, script: &str) -> Result<Value, String
                 mib(resident),
                 mib(file),
                 load.per_second,
-                load.p99
+                load.p99_ms()
             );
-            points.push(json!({ "keys": written, "resident": resident, "file": file, "per_second": load.per_second, "p99_ms": load.p99 }));
+            points.push(json!({ "keys": written, "resident": resident, "file": file, "per_second": load.per_second, "p99_ms": load.p99_ms() }));
             next = if next == FEW_KEYS { 100_000 } else { next + 100_000 };
         }
         if written >= keys {
@@ -239,8 +239,8 @@ fn print_table(rows: &[Row], flushes: &[Flush; 2]) {
             middle(row, |round| round.load.per_second),
             to(Some(What::Without)),
             to(peer(what)),
-            middle(row, |round| round.load.p50),
-            middle(row, |round| round.load.p99),
+            middle(row, |round| round.load.p50_ms()),
+            middle(row, |round| round.load.p99_ms()),
             middle(row, |round| round.cpu),
         );
     }
@@ -260,16 +260,16 @@ fn as_json(rows: &[Row]) -> Value {
     let each = rows.iter().map(|row| {
         let what = row.contestant.what;
         let rounds = row.rounds.iter().map(|round| {
-            json!({ "requests": round.load.requests, "per_second": round.load.per_second, "p50_ms": round.load.p50,
-                    "p99_ms": round.load.p99, "cpu_us": round.cpu })
+            json!({ "requests": round.load.requests, "per_second": round.load.per_second, "p50_ms": round.load.p50_ms(),
+                    "p99_ms": round.load.p99_ms(), "cpu_us": round.cpu })
         });
         json!({
             "contestant": what.name(),
             "per_second": middle(row, |round| round.load.per_second),
             "to_without": ratio(row, rows, What::Without),
             "to_middleware": peer(what).and_then(|peer| ratio(row, rows, peer)),
-            "p50_ms": middle(row, |round| round.load.p50),
-            "p99_ms": middle(row, |round| round.load.p99),
+            "p50_ms": middle(row, |round| round.load.p50_ms()),
+            "p99_ms": middle(row, |round| round.load.p99_ms()),
             "cpu_us": middle(row, |round| round.cpu),
             "rounds": rounds.collect::<Vec<_>>(),
         })

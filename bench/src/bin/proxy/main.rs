@@ -15,9 +15,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use contestant::{Contestant, Log, Place, What};
-use load::Load;
 use seaworthy_bench::report::{median, write_json};
 use seaworthy_bench::setup::{ours, with_folder};
+use seaworthy_bench::wrk::Load;
 use serde_json::{Value, json};
 
 /// Rounds of each contestant. Odd, so that the median is one of them.
