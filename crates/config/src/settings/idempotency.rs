@@ -9,8 +9,8 @@ use crate::idempotency::{
     Keep, PostgresUrl, Required, RouteIdempotency, StoreWord, WhenCorrupt, WhenStoreDown,
 };
 use crate::shape::{
-    Count, FIELD_NAME, KEY_FIELD, ListOf, OneOf, OrEmpty, OrUnsaid, POSTGRES_URL, RequiredOf, SCHEMA, Secret,
-    Size, TimeWithin, Waiting, within,
+    Count, FIELD_NAME, KEY_FIELD, ListOf, OneOf, Or, OrEmpty, OrUnsaid, POSTGRES_URL, RequiredOf, SCHEMA,
+    Secret, Size, TimeWithin, Waiting, within,
 };
 use crate::table::{Table, fields};
 
@@ -102,7 +102,7 @@ pub(super) static IDEMPOTENCY: Table<Proxy> = Table {
             "`embedded`: what happens once the file turns out to be damaged, and was put aside. Keys can't be looked up until somebody has decided (`refuse`), or an empty file takes its place (`begin-anew`): then what was done before can be done again.";
         records: RECORDS => storing.records,
             "`memory`: the most records, of some 500 bytes and their results; all results together may take 256 MiB. What comes beyond is handled as if the store were down.";
-        url: Secret(OrUnsaid("none", POSTGRES_URL)) => storing.url,
+        url: Secret(OrUnsaid(Or("none", POSTGRES_URL))) => storing.url,
             "`postgres`: where it is, `postgres://user:password@host:port/database`. The password is not shown. Required there.";
         pool: POOL => storing.pool, "`postgres`: the most connections.";
         schema: SCHEMA => storing.schema,

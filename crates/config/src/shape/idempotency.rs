@@ -37,29 +37,29 @@ pub(crate) const SCHEMA: Parsed<String> = Parsed {
 
 /// What another shape takes, or a word for nothing of that kind. Other than [`Or`], it does not offer the word: that is there so
 /// that the listing of what is in force can be read again, and whoever writes a wrong value wants a right one.
-pub(crate) struct OrUnsaid<S>(pub &'static str, pub S);
+pub(crate) struct OrUnsaid<S>(pub Or<S>);
 
 impl<S: Shape> Shape for OrUnsaid<S> {
     type Out = Option<S::Out>;
 
     fn read(&self, value: &Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Option<Self::Out> {
-        if value.get_ref().as_str() == Some(self.0) {
+        let Or(word, shape) = &self.0;
+        if value.get_ref().as_str() == Some(*word) {
             return Some(None);
         }
-        self.1.read(value, problems).map(Some)
+        shape.read(value, problems).map(Some)
     }
 
     fn show(&self, out: &Self::Out) -> Value {
-        out.as_ref().map_or(Value::text(self.0), |inner| self.1.show(inner))
+        self.0.show(out)
     }
 
     fn schema(&self) -> Value {
-        let word = Value::map([("const", Value::text(self.0))]);
-        Value::map([("anyOf", Value::List(vec![word, self.1.schema()]))])
+        self.0.schema()
     }
 
     fn noun(&self) -> String {
-        format!("{}, or {:?}", self.1.noun(), self.0)
+        self.0.noun()
     }
 }
 
